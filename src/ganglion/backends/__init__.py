@@ -1,0 +1,1 @@
+"""Where members run: one package for each backend; they never import each other."""

@@ -1,0 +1,308 @@
+"""`LocalBackend`: Tasks, Gangs and Services as processes on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+import psutil
+
+from ganglion.backends.local.ledger import Grant, Ledger
+from ganglion.backends.local.warden import EVIDENCE, IDENTITY
+from ganglion.backends.local.warden_client import WardenClient
+from ganglion.backends.local.wire import Ended, Notice, Started, StartMember, StopMember
+from ganglion.core.config import Config
+from ganglion.core.errors import ControlError, SpecError
+from ganglion.core.events import JobAdmitted, MemberStarted
+from ganglion.core.resources import Resources, total
+from ganglion.execution.backend import Capacity, Handle, Launch, Sink
+from ganglion.execution.exits import Evidence, MemberEnded
+from ganglion.execution.spec import AnySpec, MemberPlan, Numerics, plan_members
+from ganglion.execution.supervisor import runtime_folder
+
+POLL_INTERVAL = 0.2
+"""Seconds between two looks at a member that an earlier controller started."""
+
+
+class LocalConfig(Config, frozen=True):
+    """Options of the local backend.
+
+    Attributes:
+        cpu: cores to hand out; `None` for all that this process may use.
+        memory: bytes to hand out; `None` for all that the machine has.
+        gpu: devices to hand out.
+        start_method: `fork` from a warm zygote, or `spawn` an interpreter for each member; `auto` forks on Linux.
+        cgroup: limit memory by cgroup v2 where it is delegated to this process.
+    """
+
+    cpu: float | None = None
+    memory: int | None = None
+    gpu: float = 0.0
+    start_method: str = "auto"
+    cgroup: bool = True
+
+    def __post_init__(self) -> None:
+        if self.start_method not in ("auto", "fork", "spawn"):
+            raise SpecError(f"start_method is {self.start_method!r}; allowed: auto, fork, spawn.")
+
+
+class _Attempt:
+    """What is known of one attempt that somebody observes."""
+
+    def __init__(self) -> None:
+        self.sinks: list[Sink] = []
+        self.started: MemberStarted | None = None
+        self.ended: MemberEnded | None = None
+        self.warden: WardenClient | None = None
+
+
+class LocalBackend:
+    """Processes on this machine; see `execution.backend.Backend` for the contract."""
+
+    name = "local"
+    control_host: str | None = None
+
+    def __init__(self, folder: Path, config: LocalConfig | None = None) -> None:
+        """Account for this machine; no process is started yet.
+
+        Args:
+            folder: the project folder; attempts live in `jobs/<job>/<member>/<attempt>`.
+            config: what to hand out, and how to start members.
+        """
+        config = config or LocalConfig()
+        self._folder = folder.resolve()
+        self._fork = config.start_method == "fork" or (config.start_method == "auto" and sys.platform == "linux")
+        self._cgroup = config.cgroup
+        self._ledger = Ledger(
+            Resources(
+                cpu=_usable_cores() if config.cpu is None else config.cpu,
+                memory=psutil.virtual_memory().total if config.memory is None else config.memory,
+                gpu=config.gpu,
+            )
+        )
+        self._lock = threading.RLock()
+        self._wardens: dict[Numerics, list[WardenClient]] = {}
+        self._attempts: dict[str, _Attempt] = {}
+        self._closed = threading.Event()
+        self._watchers: list[threading.Thread] = []
+
+    def capacity(self) -> Capacity:
+        """What this machine was declared to have."""
+        return Capacity(total=self._ledger.declared, largest=self._ledger.declared)
+
+    def render(self, spec: AnySpec, capacity: Capacity) -> tuple[MemberPlan, ...]:
+        """Lay `spec` out; refuses what this machine can never hold."""
+        plans = plan_members(spec)
+        clash = spec.environment.keys() & spec.numerics.environment().keys()
+        if clash:
+            raise SpecError(
+                f"{spec.id}: {', '.join(sorted(clash))} in the environment comes too late for a process that has its "
+                "libraries loaded; use numerics instead."
+            )
+        together = [plan for plan in plans if plan.required]
+        needed = total(tuple(plan.resources for plan in together or plans[:1]))
+        if missing := needed.missing(capacity.total):
+            what = f"{len(together)} members together" if len(together) > 1 else "one member"
+            raise SpecError(
+                f"{spec.id} can never start: {what} need {missing} that this machine declares. "
+                "Ask for less, or declare more ([execution] cpu, memory, gpu)."
+            )
+        for plan in plans:
+            if missing := plan.resources.missing(capacity.largest):
+                raise SpecError(f"{spec.id}: {plan.member} needs {missing} that this machine declares.")
+        return plans
+
+    def reserve(self, plans: Sequence[MemberPlan], sink: Sink) -> None:
+        """Queue for the resources of `plans`; starts to load what they preload."""
+        names = tuple(plan.member for plan in plans)
+        job = plans[0].spec.id
+
+        def grant() -> None:
+            sink(JobAdmitted(at=time.time(), job=job, members=names))
+
+        with self._lock:
+            grants = self._ledger.ask(plans, grant)
+            self._warden(plans[0])
+        _run(grants)
+
+    def release(self, plans: Sequence[MemberPlan]) -> None:
+        """Free what `plans` hold or wait for."""
+        with self._lock:
+            grants = self._ledger.give_back(plans)
+        _run(grants)
+
+    def start(self, plan: MemberPlan, launch: Launch) -> Handle:
+        """Have the warden create the process."""
+        key = str(self._folder / "jobs" / plan.spec.id / plan.member / str(launch.attempt))
+        sockets = str(runtime_folder(self._folder))
+        with self._lock:
+            attempt = self._attempts.setdefault(key, _Attempt())
+            if attempt.warden is None:
+                attempt.warden = self._warden(plan)
+                attempt.warden.send(
+                    StartMember(key=key, plan=plan, launch=launch, sockets=sockets, use_cgroup=self._cgroup)
+                )
+        return Handle(
+            backend=self.name,
+            job=plan.spec.id,
+            member=plan.member,
+            attempt=launch.attempt,
+            reference={"folder": key},
+        )
+
+    def observe(self, handle: Handle, sink: Sink) -> None:
+        """Follow an attempt; one that another controller started is watched by its process id."""
+        key = str(handle.reference["folder"])
+        with self._lock:
+            attempt = self._attempts.get(key)
+            if attempt is None:
+                attempt = self._attempts[key] = _Attempt()
+                watcher = threading.Thread(target=self._watch, args=(handle,), name="ganglion-watch", daemon=True)
+                self._watchers.append(watcher)
+                watcher.start()
+            attempt.sinks.append(sink)
+            known = [event for event in (attempt.started, attempt.ended) if event is not None]
+        for event in known:
+            sink(event)
+
+    def logs(self, handle: Handle) -> Iterator[bytes]:
+        """What the attempt has written so far."""
+        with contextlib.suppress(FileNotFoundError), open(Path(str(handle.reference["folder"])) / "log", "rb") as file:
+            while chunk := file.read(65536):
+                yield chunk
+
+    def stop(self, handle: Handle, grace: float) -> None:
+        """SIGTERM, then SIGKILL for the group."""
+        key = str(handle.reference["folder"])
+        with self._lock:
+            attempt = self._attempts.get(key)
+            warden = attempt.warden if attempt else None
+        if warden is not None:
+            with contextlib.suppress(ControlError):  # a lost warden took its members along, and has said so
+                warden.send(StopMember(key=key, grace=grace))
+        elif (process := _identify(key)) is not None:
+            _terminate(process, grace)
+
+    def close(self) -> None:
+        """End the wardens; services that go on without their controller keep theirs."""
+        self._closed.set()
+        with self._lock:
+            wardens = [warden for group in self._wardens.values() for warden in group]
+            self._wardens.clear()
+        for warden in wardens:
+            warden.close()
+        for watcher in self._watchers:
+            watcher.join()
+
+    def _warden(self, plan: MemberPlan) -> WardenClient:
+        """The warden for this plan's numerics that has the most of its preloads; a new one if none has them all."""
+        spec = plan.spec
+        group = self._wardens.setdefault(spec.numerics, [])
+        wanted = set(spec.preload) if self._fork else set()
+        for warden in group:
+            if wanted <= set(warden.preload):
+                return warden
+        warden = WardenClient(
+            preload=tuple(sorted(wanted)),
+            environment=spec.numerics.environment() | {"ORT_DISABLE_TELEMETRY": "1"},
+            fork=self._fork,
+            receive=self._receive,
+            lost=lambda: self._lose(warden),
+        )
+        group.append(warden)
+        return warden
+
+    def _receive(self, notice: Notice) -> None:
+        with self._lock:
+            attempt = self._attempts[notice.key]
+            job, member, number = Path(notice.key).parts[-3:]
+            event: MemberStarted | MemberEnded
+            if isinstance(notice, Started):
+                host = socket.gethostname()
+                event = attempt.started = MemberStarted(
+                    at=notice.at, job=job, member=member, attempt=int(number), host=host, pid=notice.pid
+                )
+            else:
+                event = attempt.ended = MemberEnded(
+                    at=notice.at, job=job, member=member, attempt=int(number), evidence=notice.evidence
+                )
+            sinks = list(attempt.sinks)
+        for sink in sinks:
+            sink(event)
+
+    def _lose(self, warden: WardenClient) -> None:
+        """A warden died: end what it had started, since nobody else would, and report it lost."""
+        with self._lock:
+            for group in self._wardens.values():
+                if warden in group:
+                    group.remove(warden)
+            orphans = [key for key, attempt in self._attempts.items() if attempt.warden is warden and not attempt.ended]
+        for key in orphans:
+            if (process := _identify(key)) is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+            note = "the process that had started it was killed"
+            self._receive(Ended(key=key, at=time.time(), evidence=Evidence(note=note)))
+
+    def _watch(self, handle: Handle) -> None:
+        """Follow a process that is not ours: it is over when its warden has left evidence or it is gone."""
+        key = str(handle.reference["folder"])
+        process = _identify(key)
+        if process is not None:
+            self._receive(Started(key=key, at=process.create_time(), pid=process.pid))
+        while not self._closed.wait(POLL_INTERVAL):
+            gone = process is None or not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+            evidence = Path(key) / EVIDENCE
+            if evidence.exists():
+                self._receive(msgspec.msgpack.decode(evidence.read_bytes(), type=Ended))
+                return
+            if gone:
+                note = "it ended while nobody watched it"
+                self._receive(Ended(key=key, at=time.time(), evidence=Evidence(note=note)))
+                return
+
+
+def _usable_cores() -> float:
+    return float(len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1)
+
+
+def _run(grants: list[Grant]) -> None:
+    for grant in grants:
+        grant()
+
+
+def _identify(key: str) -> psutil.Process | None:
+    """The process of an attempt, if it still is that process and not a later one with its number."""
+    try:
+        identity = msgspec.json.decode((Path(key) / IDENTITY).read_bytes())
+        process = psutil.Process(identity["pid"])
+    except (FileNotFoundError, psutil.NoSuchProcess):
+        return None
+    return process if process.create_time() <= identity["at"] + 1.0 else None
+
+
+def _terminate(process: psutil.Process, grace: float) -> None:
+    """End a process that no warden of ours waits for."""
+
+    def finish() -> None:
+        with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+            process.terminate()
+            _, alive = psutil.wait_procs([process], timeout=grace)
+            if alive:
+                os.killpg(process.pid, signal.SIGKILL)
+
+    threading.Thread(target=finish, name="ganglion-terminate", daemon=True).start()
+
+
+def delete_attempts(folder: Path, job: str) -> None:
+    """Remove the logs and reports of a job that is over."""
+    shutil.rmtree(folder / "jobs" / job, ignore_errors=True)

@@ -1,0 +1,256 @@
+"""The process between a backend and its members: forks them, waits for them, ends them.
+
+One warden serves one numerics environment. It imports the modules to preload before it does anything else and starts
+no thread, so that a fork is safe and a member runs user code within milliseconds (a *zygote*). Where forking is not
+possible or not wanted it starts a new interpreter for each member instead; everything else stays the same.
+
+When its backend is gone, in whatever way, it kills the members that stop with their controller and stays only as long
+as it has others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import selectors
+import signal
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import NoReturn
+
+import msgspec
+
+from ganglion.backends.local import member_process
+from ganglion.backends.local.memory import delegated_cgroup, leave_cgroup
+from ganglion.backends.local.wire import Ended, Notice, Request, Started, StartMember, StopMember, encode
+from ganglion.core.registry import load_modules
+from ganglion.execution.control import FrameReader
+from ganglion.execution.exits import AgentReport, Evidence
+from ganglion.execution.spec import OnControlLoss
+
+EVIDENCE = "evidence.msgpack"
+IDENTITY = "process"
+_MEMORY_UNIT = 1 if sys.platform == "darwin" else 1024
+
+
+class _Member:
+    """A process that was started and not yet waited for."""
+
+    def __init__(self, request: StartMember, pid: int) -> None:
+        self.request = request
+        self.pid = pid
+        self.kill_at: float | None = None
+
+
+class Warden:
+    """The loop of the warden process."""
+
+    def __init__(self, channel: socket.socket, *, fork: bool) -> None:
+        self.channel = channel
+        self.fork = fork
+        self.members: dict[int, _Member] = {}
+        self.cgroup = delegated_cgroup()
+        self.reader = FrameReader()
+        self.decoder = msgspec.msgpack.Decoder(Request)
+        self.connected = True
+        self.selector = selectors.DefaultSelector()
+        self.wake, self.woken = socket.socketpair()
+        for end in (self.wake, self.woken):
+            end.setblocking(False)
+        self.selector.register(self.channel, selectors.EVENT_READ)
+        self.selector.register(self.woken, selectors.EVENT_READ)
+        signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+        signal.set_wakeup_fd(self.wake.fileno(), warn_on_full_buffer=False)
+
+    def run(self) -> None:
+        """Serve until the backend is gone and no member is left."""
+        while self.connected or self.members:
+            for key, _ in self.selector.select(self.patience()):
+                if key.fileobj is self.woken:
+                    with contextlib.suppress(BlockingIOError):
+                        self.woken.recv(4096)
+                else:
+                    self.receive()
+            self.reap()
+            now = time.monotonic()
+            for member in self.members.values():
+                if member.kill_at is not None and now >= member.kill_at:
+                    member.kill_at = now + 1.0
+                    _kill_group(member.pid, signal.SIGKILL)
+
+    def patience(self) -> float | None:
+        """Seconds until the next member has to be killed."""
+        times = [member.kill_at for member in self.members.values() if member.kill_at is not None]
+        return max(0.0, min(times) - time.monotonic()) if times else None
+
+    def receive(self) -> None:
+        """Carry out what the backend asks for; its end of file means that it is gone."""
+        try:
+            data = self.channel.recv(65536)
+        except OSError:
+            data = b""
+        if not data:
+            self.lose_backend()
+            return
+        for frame in self.reader.feed(data):
+            request = self.decoder.decode(frame)
+            if isinstance(request, StartMember):
+                self.start(request)
+            else:
+                self.stop(request)
+
+    def lose_backend(self) -> None:
+        """Kill whatever stops with its controller."""
+        self.connected = False
+        self.selector.unregister(self.channel)
+        self.channel.close()
+        for member in self.members.values():
+            if member.request.plan.spec.on_control_loss is OnControlLoss.STOP:
+                member.kill_at = time.monotonic() + 1.0
+                _kill_group(member.pid, signal.SIGKILL)
+
+    def start(self, request: StartMember) -> None:
+        """Create the process of one member."""
+        folder = Path(request.key)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            pid = self.fork_member(request) if self.fork else _spawn_member(request)
+        except OSError as error:
+            self.tell(Ended(key=request.key, at=time.time(), evidence=Evidence(note=f"could not be started: {error}")))
+            return
+        self.members[pid] = _Member(request, pid)
+        now = time.time()
+        member_process.write_atomically(folder / IDENTITY, msgspec.json.encode({"pid": pid, "at": now}))
+        self.tell(Started(key=request.key, at=now, pid=pid))
+
+    def fork_member(self, request: StartMember) -> int:
+        """Fork; safe only while this process has one thread."""
+        assert threading.active_count() == 1, "the zygote has started a thread"
+        if _thread_count() != 1:
+            raise OSError(f"after its preloads the zygote has {_thread_count()} threads and cannot be forked safely")
+        parent = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            self.be_member(request, parent)
+        return pid
+
+    def be_member(self, request: StartMember, parent: int) -> NoReturn:
+        """The child's side of the fork."""
+        status = 1
+        try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            member_process.detach(parent, request.plan.spec.on_control_loss)
+            self.selector.close()
+            for end in (self.channel, self.wake, self.woken):
+                end.close()
+            member_process.open_log(Path(request.key))
+            status = member_process.become(request)
+        finally:
+            os._exit(status)
+
+    def stop(self, request: StopMember) -> None:
+        """Ask a member to end and remember when to kill it."""
+        for member in self.members.values():
+            if member.request.key == request.key:
+                at = time.monotonic() + request.grace
+                member.kill_at = at if member.kill_at is None else min(at, member.kill_at)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(member.pid, signal.SIGTERM)
+                    os.kill(member.pid, signal.SIGCONT)
+
+    def reap(self) -> None:
+        """Wait for every process that has ended and report it."""
+        while self.members:
+            try:
+                pid, status, usage = os.wait4(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            member = self.members.pop(pid, None)
+            if member is None:
+                continue
+            _kill_group(pid, signal.SIGKILL)
+            folder = Path(member.request.key)
+            evidence = Evidence(
+                code=os.WEXITSTATUS(status) if os.WIFEXITED(status) else None,
+                signal=os.WTERMSIG(status) if os.WIFSIGNALED(status) else None,
+                report=_read_report(folder),
+                memory_killed=self.cgroup is not None and leave_cgroup(self.cgroup, member_process.cgroup_name(folder)),
+                cpu_seconds=usage.ru_utime + usage.ru_stime,
+                peak_memory=usage.ru_maxrss * _MEMORY_UNIT,
+            )
+            ended = Ended(key=member.request.key, at=time.time(), evidence=evidence)
+            member_process.write_atomically(folder / EVIDENCE, msgspec.msgpack.encode(ended))
+            self.tell(ended)
+
+    def tell(self, notice: Notice) -> None:
+        """Send a notice to the backend, if it is still there."""
+        if self.connected:
+            try:
+                self.channel.sendall(encode(notice))
+            except OSError:
+                self.lose_backend()
+
+
+def _kill_group(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # gone, or (macOS) only zombies are left
+        os.killpg(pid, number)
+
+
+def _thread_count() -> int:
+    try:
+        return len(os.listdir("/proc/self/task"))
+    except FileNotFoundError:
+        return threading.active_count()
+
+
+def _read_report(folder: Path) -> AgentReport | None:
+    try:
+        return msgspec.msgpack.decode((folder / member_process.REPORT).read_bytes(), type=AgentReport)
+    except FileNotFoundError:
+        return None
+
+
+def _spawn_member(request: StartMember) -> int:
+    """Start a new interpreter for the member; what it has to know is in its folder."""
+    folder = Path(request.key)
+    path = folder / member_process.REQUEST
+    path.touch(mode=0o600)
+    path.write_bytes(msgspec.msgpack.encode(request))
+    log = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    return os.posix_spawn(
+        sys.executable,
+        [sys.executable, "-m", "ganglion.backends.local.member_process", str(folder), str(os.getpid())],
+        os.environ,
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, str(folder / "log"), log, 0o644),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+        ],
+        setpgroup=0,
+        setsigdef=[signal.SIGCHLD],
+    )
+
+
+def main() -> None:
+    """`python -m ganglion.backends.local.warden FD fork|spawn MODULES`: serve the backend at the socket `FD`."""
+    channel = socket.socket(fileno=int(sys.argv[1]))
+    channel.set_inheritable(False)
+    fork = sys.argv[2] == "fork"
+    if fork:
+        for name in filter(None, sys.argv[3].split(",")):
+            with contextlib.suppress(ImportError):  # the member's own import then fails with the traceback to show
+                load_modules((name,))
+        gc.collect()
+        gc.freeze()
+    Warden(channel, fork=fork).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""The backend's end of a warden: starts the process, sends requests, passes notices on."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from ganglion.backends.local.wire import Notice, Request, encode
+from ganglion.core.errors import ControlError
+from ganglion.execution.control import FrameReader
+
+
+class WardenClient:
+    """One warden process.
+
+    Attributes:
+        preload: modules that it has imported.
+        pid: its process id.
+    """
+
+    def __init__(
+        self,
+        *,
+        preload: tuple[str, ...],
+        environment: Mapping[str, str],
+        fork: bool,
+        receive: Callable[[Notice], None],
+        lost: Callable[[], None],
+    ) -> None:
+        """Start the process; it loads `preload` while requests already wait in its socket.
+
+        Args:
+            preload: modules to import before the first fork.
+            environment: variables on top of this process's own (threads, instruction set).
+            fork: fork members from the preloaded process, or start an interpreter for each.
+            receive: takes every notice, in the reading thread.
+            lost: called once when the process is gone without having been closed.
+        """
+        self.preload = preload
+        self._receive = receive
+        self._lost = lost
+        self._closing = False
+        self._lock = threading.Lock()
+        self._channel, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "ganglion.backends.local.warden"),
+                    *(str(theirs.fileno()), "fork" if fork else "spawn", ",".join(preload)),
+                ],
+                env={**os.environ, **environment, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        self.pid = self._process.pid
+        self._thread = threading.Thread(target=self._read, name="ganglion-warden", daemon=True)
+        self._thread.start()
+
+    def send(self, request: Request) -> None:
+        """Send a request.
+
+        Raises:
+            ControlError: the process is gone.
+        """
+        try:
+            with self._lock:
+                self._channel.sendall(encode(request))
+        except OSError as error:
+            raise ControlError(f"The process that starts members (pid {self.pid}) is gone.") from error
+
+    def close(self) -> None:
+        """Let the process end what stops with its controller, and wait for it unless it keeps services alive."""
+        self._closing = True
+        self._channel.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._channel.close()
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.returncode = 0  # it stays with the services that go on; nobody waits for it here
+
+    def _read(self) -> None:
+        decoder = msgspec.msgpack.Decoder(Notice)
+        reader = FrameReader()
+        try:
+            while data := self._channel.recv(65536):
+                for frame in reader.feed(data):
+                    self._receive(decoder.decode(frame))
+        except OSError:
+            pass  # a reset is an end of file
+        if not self._closing:
+            self._lost()

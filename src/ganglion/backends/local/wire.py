@@ -1,0 +1,64 @@
+"""What the backend and its wardens say to each other, framed as on the control channel."""
+
+from __future__ import annotations
+
+import struct
+
+import msgspec
+
+from ganglion.execution.backend import Launch
+from ganglion.execution.exits import Evidence
+from ganglion.execution.spec import MemberPlan
+
+_LENGTH = struct.Struct(">I")
+
+
+class StartMember(msgspec.Struct, frozen=True, kw_only=True, tag="start"):
+    """Create a process.
+
+    Attributes:
+        key: names the attempt from here on; also the path of its folder.
+        plan: what it runs.
+        launch: attempt, control address and token.
+        sockets: folder for the sockets it serves on.
+        use_cgroup: whether memory is limited by cgroup v2 (else by `RLIMIT_DATA`).
+    """
+
+    key: str
+    plan: MemberPlan
+    launch: Launch
+    sockets: str
+    use_cgroup: bool
+
+
+class StopMember(msgspec.Struct, frozen=True, kw_only=True, tag="stop"):
+    """SIGTERM now, SIGKILL for the whole process group after `grace` seconds."""
+
+    key: str
+    grace: float
+
+
+class Started(msgspec.Struct, frozen=True, kw_only=True, tag="started"):
+    """The process exists."""
+
+    key: str
+    at: float
+    pid: int
+
+
+class Ended(msgspec.Struct, frozen=True, kw_only=True, tag="ended"):
+    """The process is gone, and nothing of its group is left."""
+
+    key: str
+    at: float
+    evidence: Evidence
+
+
+Request = StartMember | StopMember
+Notice = Started | Ended
+
+
+def encode(message: Request | Notice) -> bytes:
+    """One frame."""
+    body = msgspec.msgpack.encode(message)
+    return _LENGTH.pack(len(body)) + body

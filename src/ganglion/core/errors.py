@@ -1,0 +1,87 @@
+"""Every exception Ganglion raises on purpose.
+
+```
+GanglionError                exit code 1
+├── UserError                exit code 2: what was given cannot work, and nothing was written
+│   ├── ConfigurationError   a configuration key or value
+│   ├── SpecError            a Task, Gang or Service that this backend can never run
+│   ├── GraphError           a pipeline: cycle, missing or unknown input, unused step
+│   ├── DataError            a source or dataset: missing, truncated, of the wrong shape
+│   ├── ModelError           a model package or version: unknown, half written, invalid
+│   └── NotFoundError        a run, step, artifact or service that does not exist
+├── IntegrityError           stored bytes are not the bytes that were written
+├── ExecutionError           a job ended without success; carries its outcome
+└── ControlError             the control channel or a backend process is gone
+```
+
+A message says what was given, what is allowed and what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class GanglionError(Exception):
+    """Base of all errors raised on purpose."""
+
+    exit_code = 1
+
+
+class UserError(GanglionError):
+    """What was given cannot work; the message says what to change."""
+
+    exit_code = 2
+
+
+class ConfigurationError(UserError):
+    """A configuration key is unknown or its value has the wrong type."""
+
+
+class SpecError(UserError):
+    """A Task, Gang or Service cannot be run by this backend, now or ever."""
+
+
+class GraphError(UserError):
+    """A pipeline is not a well-formed directed acyclic graph."""
+
+
+class DataError(UserError):
+    """A source or a dataset is missing, truncated or of the wrong shape."""
+
+
+class ModelError(UserError):
+    """A model package or version is unknown, incomplete or invalid."""
+
+
+class NotFoundError(UserError):
+    """Something was named that does not exist."""
+
+
+class IntegrityError(GanglionError):
+    """Stored bytes differ from the bytes that were written."""
+
+
+class ExecutionError(GanglionError):
+    """A job ended without success."""
+
+
+class ControlError(GanglionError):
+    """The control channel, or the process behind a backend, is gone."""
+
+
+def suggest(given: str, allowed: Iterable[str]) -> str:
+    """Say which names are allowed and which of them is nearest.
+
+    Args:
+        given: the name that was not recognised.
+        allowed: every recognised name.
+
+    Returns:
+        A sentence to append to an error message.
+    """
+    names = sorted(allowed)
+    near = difflib.get_close_matches(given, names, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"Allowed: {', '.join(names) or 'none'}.{hint}"

@@ -1,0 +1,249 @@
+"""What runs in every member around the entry: environment, control channel, heartbeat, exit report.
+
+A backend calls `run` in the main thread of the member's process and keeps the report that it is given.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import msgspec
+import psutil
+
+from ganglion.core.registry import add_to_path
+from ganglion.execution.backend import Launch
+from ganglion.execution.control import AnyDown, FrameReader, Hello, Joined, Message, Ready, Report, Sample, Up, encode
+from ganglion.execution.exits import AgentReport
+from ganglion.execution.member import Member, connect, set_current_member
+from ganglion.execution.rendezvous import environment, hold_port
+from ganglion.execution.spec import Gang, MemberPlan, OnControlLoss, Service
+
+SAMPLE_INTERVAL = 2.0
+"""Seconds between two samples; the first is sent at once."""
+
+REDIAL_INTERVAL = 0.2
+"""Seconds between two attempts to reach a new controller."""
+
+_ALLOCATION_WORDS = ("can't allocate memory", "cannot allocate memory", "std::bad_alloc", "out of memory")
+
+
+class Terminated(BaseException):
+    """Raised in the entry of a task or gang member when it is asked to end (SIGTERM), so that it can clean up."""
+
+
+def run(
+    plan: MemberPlan,
+    launch: Launch,
+    *,
+    listen_at: str,
+    save: Callable[[AgentReport], None],
+    abandon: Callable[[], None],
+) -> int:
+    """Run the entry of a member to its end.
+
+    Args:
+        plan: what the member is.
+        launch: attempt, control address and token.
+        listen_at: where a replica opens its socket: `unix:FOLDER` or `tcp:HOST`.
+        save: keeps the report; called once, before this function returns.
+        abandon: ends the process and all it started, at once; called when the controller of a member that stops with
+            it is gone.
+
+    Returns:
+        The exit status that the process should end with.
+
+    Raises:
+        Terminated: the process was asked to end and the entry let it happen; end by SIGTERM.
+    """
+    agent = _Agent(plan, launch, listen_at, abandon)
+    try:
+        report = agent.call()
+    finally:
+        agent.finished = True
+    save(report)
+    agent.hang_up()
+    return report.code
+
+
+class _Agent:
+    def __init__(self, plan: MemberPlan, launch: Launch, listen_at: str, abandon: Callable[[], None]) -> None:
+        self.plan = plan
+        self.launch = launch
+        self.abandon = abandon
+        self.finished = False
+        self.endpoint = ""
+        self.joined = threading.Event()
+        self.lock = threading.Lock()
+        self.channel = connect(launch.control)
+        host = self.channel.getsockname()[0] if self.channel.family == socket.AF_INET else "127.0.0.1"
+        self.port = hold_port(host) if isinstance(plan.spec, Gang) else None
+        self.address = ":".join(map(str, self.port.getsockname()[:2])) if self.port else host
+        self.member = Member(
+            job=plan.spec.id,
+            name=plan.member,
+            role=plan.role,
+            index=plan.index,
+            attempt=launch.attempt,
+            send=self.tell,
+            listen_at=listen_at,
+        )
+
+    def call(self) -> AgentReport:
+        """Prepare the process, wait for the gang, call the entry and describe how it went."""
+        spec = self.plan.spec
+        faulthandler.enable()
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self.terminate)
+        os.environ.update(spec.environment)
+        add_to_path(spec.import_path)
+        if (torch := sys.modules.get("torch")) is not None:
+            torch.set_num_threads(spec.numerics.threads)
+        set_current_member(self.member)
+        try:
+            self.greet()
+            threading.Thread(target=self.follow, name="ganglion-control", daemon=True).start()
+            threading.Thread(target=self.sample, name="ganglion-sample", daemon=True).start()
+            if self.port is not None:
+                self.joined.wait()
+                os.environ.update(environment(self.member.membership, self.plan.member))
+                self.port.close()
+            value = spec.entry.load()(**spec.arguments)
+            try:
+                msgspec.msgpack.encode(value)
+            except (TypeError, ValueError, OverflowError) as error:
+                raise TypeError(
+                    f"{spec.entry} returned a {type(value).__name__}, which is not plain data: {error}"
+                ) from error
+        except Terminated:
+            if isinstance(spec, Service):
+                return AgentReport(succeeded=True)
+            raise
+        except SystemExit as error:
+            return _exit_report(error)
+        except BaseException as error:  # noqa: BLE001  # whatever the entry raises is its report
+            return _error_report(error)
+        return AgentReport(succeeded=True, value=value)
+
+    def terminate(self, _signal: int, _frame: FrameType | None) -> None:
+        first = not self.member.draining.is_set()
+        self.member.draining.set()
+        if first and not isinstance(self.plan.spec, Service):
+            raise Terminated
+
+    # the control channel
+
+    def greet(self) -> None:
+        self.push(
+            Hello(
+                job=self.plan.spec.id,
+                member=self.plan.member,
+                attempt=self.launch.attempt,
+                token=self.launch.token,
+                address=self.address,
+                endpoint=self.endpoint,
+            )
+        )
+
+    def push(self, message: Up) -> None:
+        try:
+            with self.lock:
+                self.channel.sendall(encode(message))
+        except OSError:
+            pass  # the reading thread sees the same loss and acts on it
+
+    def tell(self, kind: str, value: Any) -> None:
+        if kind == "ready":
+            self.endpoint = value
+            self.push(Ready(endpoint=value))
+        else:
+            self.push(Report(values=value))
+
+    def follow(self) -> None:
+        """Read the control channel until the process ends; act on its loss."""
+        decoder = msgspec.msgpack.Decoder(AnyDown)
+        while True:
+            reader = FrameReader()
+            try:
+                while data := self.channel.recv(65536):
+                    for frame in reader.feed(data):
+                        self.obey(decoder.decode(frame))
+            except OSError:
+                pass  # a reset is a loss like an end of file
+            if self.finished:
+                return
+            if self.plan.spec.on_control_loss is OnControlLoss.STOP:
+                self.abandon()
+            self.redial()
+
+    def redial(self) -> None:
+        while not self.finished:
+            try:
+                channel = connect(self.launch.control)
+            except OSError:
+                time.sleep(REDIAL_INTERVAL)
+                continue
+            with self.lock:
+                self.channel = channel
+            self.greet()
+            return
+
+    def obey(self, message: AnyDown) -> None:
+        match message:
+            case Joined(membership=membership):
+                self.member.membership = membership
+                self.joined.set()
+            case Message(value=value):
+                self.member.messages.put(value)
+
+    def hang_up(self) -> None:
+        with self.lock:
+            self.channel.close()
+
+    def sample(self) -> None:
+        process = psutil.Process()
+        while not self.finished:
+            with process.oneshot():
+                times = process.cpu_times()
+                self.push(
+                    Sample(
+                        cpu_seconds=times.user + times.system,
+                        memory=process.memory_info().rss,
+                        threads=process.num_threads(),
+                    )
+                )
+            time.sleep(SAMPLE_INTERVAL)
+
+
+def _error_report(error: BaseException) -> AgentReport:
+    kind = type(error)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    text = str(error)
+    failed = isinstance(error, MemoryError) or (
+        isinstance(error, (RuntimeError, OSError)) and any(word in text.lower() for word in _ALLOCATION_WORDS)
+    )
+    return AgentReport(
+        succeeded=False,
+        error_type=name,
+        message=text,
+        traceback="".join(traceback.format_exception(error)),
+        allocation_failed=failed,
+        code=1,
+    )
+
+
+def _exit_report(error: SystemExit) -> AgentReport:
+    """`sys.exit()` and `sys.exit(0)` are a success, everything else is the error it says it is."""
+    if error.code is None or error.code == 0:
+        return AgentReport(succeeded=True)
+    code = error.code if isinstance(error.code, int) else 1
+    return msgspec.structs.replace(_error_report(error), code=code)

@@ -1,0 +1,356 @@
+"""The life of a job as a pure function: `advance(state, signal, now) -> (state, instructions)`.
+
+No input or output happens here: signals say what happened, instructions say what to do, and time is passed in
+(monotonic seconds). The supervisor executes; tests drive the machine with lists of signals and start no process.
+
+The rules:
+- The members that must start together are reserved all or none, within the admission deadline; then they are started.
+  Members beyond the minimum, and replicas, are reserved one by one and start as resources come.
+- A gang is told its membership once everyone who started together has joined, and again after every change.
+- A member that fails is started again while the budget lasts: alone, or (a gang by default) everyone together. A gang
+  with an explicit minimum goes on without it. Otherwise the job fails, the member is the culprit, the others are
+  stopped at once.
+- A job ends with the members that complete; the others (parameter servers) are then drained. Replicas never complete:
+  a service ends when it is drained or cancelled.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from ganglion.core.events import ExitKind
+from ganglion.execution.exits import Evidence, StopReason, classify
+from ganglion.execution.instructions import Broadcast, Finish, Instruction, Release, Reserve, Start, Stop
+from ganglion.execution.job_state import LIVE, JobState, MemberState, Phase
+from ganglion.execution.member import Membership, Peer
+from ganglion.execution.outcome import Outcome, OutcomeState
+from ganglion.execution.signals import (
+    Admitted,
+    Alive,
+    Cancel,
+    Drain,
+    Ended,
+    Joined,
+    Ready,
+    Replace,
+    Scale,
+    Signal,
+    Submitted,
+)
+from ganglion.execution.spec import AnySpec, Gang, MemberPlan, Service, plan_replica
+
+FAILURE_GRACE = 0.3
+"""Seconds that the other members of a failed gang get to end: their work is lost anyway."""
+
+STEADY = 60.0
+"""Seconds after which a member that stayed up has its earlier failures forgiven when its back-off is computed."""
+
+
+def begin(spec: AnySpec, plans: tuple[MemberPlan, ...]) -> JobState:
+    """The state of a job before anything happened."""
+    return JobState(spec=spec, members={plan.member: MemberState(plan=plan) for plan in plans})
+
+
+def advance(state: JobState, signal: Signal, now: float) -> tuple[JobState, tuple[Instruction, ...]]:
+    """Take one signal into account.
+
+    Args:
+        state: the job so far; not changed.
+        signal: what happened. Signals about attempts that are over are ignored.
+        now: monotonic seconds.
+
+    Returns:
+        The new state and what has to be done, in order.
+    """
+    if state.outcome is not None:
+        return state, ()
+    transition = _Transition(state, now)
+    transition.take(signal)
+    transition.settle()
+    return transition.state, tuple(transition.instructions)
+
+
+def deadline(state: JobState) -> float | None:
+    """When the machine wants a `Tick` at the latest; `None` if it waits for nothing but signals."""
+    if state.outcome is not None:
+        return None
+    spec = state.spec
+    times: list[float] = []
+    if not state.admitted and spec.admission_timeout is not None:
+        times.append(state.submitted + spec.admission_timeout)
+    for member in state.members.values():
+        times += [at for at, _reason in _limits(spec, member)]
+        if member.phase is Phase.BACKOFF and member.resume_at is not None and not state.regrouping:
+            times.append(member.resume_at)
+    return min(times, default=None)
+
+
+def _limits(spec: AnySpec, member: MemberState) -> list[tuple[float, StopReason]]:
+    """Moments at which this member has to be stopped, and why."""
+    if member.phase not in LIVE or member.phase is Phase.STOPPING:
+        return []
+    limits: list[tuple[float, StopReason]] = []
+    if spec.timeout is not None:
+        limits.append((member.since + spec.timeout, StopReason.TIMED_OUT))
+    if isinstance(spec, Service) and member.phase is not Phase.READY:
+        limits.append((member.since + spec.readiness_timeout, StopReason.TIMED_OUT))
+    if spec.lost_after is not None and member.seen is not None:
+        limits.append((member.seen + spec.lost_after, StopReason.LOST))
+    return limits
+
+
+class _Transition:
+    """One call of `advance`: collects instructions and builds the next state."""
+
+    def __init__(self, state: JobState, now: float) -> None:
+        self.state = state
+        self.now = now
+        self.instructions: list[Instruction] = []
+
+    # state
+
+    def change(self, **fields: object) -> None:
+        self.state = msgspec.structs.replace(self.state, **fields)
+
+    def put(self, member: MemberState, **fields: object) -> MemberState:
+        changed = msgspec.structs.replace(member, **fields)
+        self.change(members={**self.state.members, member.plan.member: changed})
+        return changed
+
+    def current(self, name: str, attempt: int) -> MemberState | None:
+        member = self.state.members.get(name)
+        return member if member is not None and member.attempt == attempt and member.phase in LIVE else None
+
+    @property
+    def members(self) -> list[MemberState]:
+        return list(self.state.members.values())
+
+    # signals
+
+    def take(self, signal: Signal) -> None:
+        match signal:
+            case Submitted():
+                self.submit()
+            case Admitted(members=names):
+                self.admit(names)
+            case Joined(member=name, attempt=attempt, address=address, endpoint=endpoint):
+                self.join(name, attempt, address, endpoint)
+            case Ready(member=name, attempt=attempt, endpoint=endpoint):
+                self.serve(name, attempt, endpoint)
+            case Alive(member=name, attempt=attempt):
+                if member := self.current(name, attempt):
+                    self.put(member, seen=self.now)
+            case Ended(member=name, attempt=attempt, evidence=evidence):
+                if member := self.current(name, attempt):
+                    self.end(member, evidence)
+            case Cancel():
+                self.finish_with(Outcome(state=OutcomeState.CANCELLED, message="cancelled"), StopReason.CANCELLED)
+            case Drain():
+                self.finish_with(Outcome(state=OutcomeState.SUCCEEDED), StopReason.DRAINED)
+            case Scale(replicas=replicas):
+                self.scale(replicas)
+            case Replace(member=name):
+                member = self.state.members.get(name)
+                if member is not None and member.phase in LIVE:
+                    self.stop(member, None, self.state.spec.grace)
+            case _:
+                pass
+        self.enforce()
+
+    def submit(self) -> None:
+        self.change(submitted=self.now)
+        required = tuple(member.plan for member in self.members if member.plan.required)
+        if required:
+            self.instructions.append(Reserve(required))
+        else:
+            self.reserve_optional()
+
+    def reserve_optional(self) -> None:
+        self.instructions += [Reserve((member.plan,)) for member in self.members if not member.plan.required]
+
+    def admit(self, names: tuple[str, ...]) -> None:
+        known = [self.state.members[name] for name in names if name in self.state.members]
+        waiting = [member for member in known if member.phase is Phase.WAITING and not member.leaving]
+        if self.state.ending is not None or not waiting:
+            return
+        first = not self.state.admitted
+        self.change(admitted=True)
+        for member in waiting:
+            self.start(member)
+        if first and any(member.plan.required for member in waiting):
+            self.reserve_optional()
+
+    def start(self, member: MemberState) -> None:
+        started = self.put(
+            member,
+            phase=Phase.STARTING,
+            attempt=member.attempt + 1,
+            since=self.now,
+            seen=None,
+            address="",
+            endpoint="",
+            reason=None,
+            resume_at=None,
+        )
+        self.instructions.append(Start(started.plan, started.attempt))
+
+    def join(self, name: str, attempt: int, address: str, endpoint: str) -> None:
+        member = self.current(name, attempt)
+        if member is None:
+            return
+        if member.phase is Phase.STARTING:
+            member = self.put(member, phase=Phase.RUNNING, seen=self.now, address=address)
+            self.broadcast()
+        if endpoint:
+            self.serve(name, attempt, endpoint)
+
+    def serve(self, name: str, attempt: int, endpoint: str) -> None:
+        member = self.current(name, attempt)
+        if member is not None and member.phase is not Phase.STOPPING:
+            self.put(member, phase=Phase.READY, endpoint=endpoint, seen=self.now)
+
+    def broadcast(self) -> None:
+        """Tell a gang who is in it, once everyone that it cannot do without has joined."""
+        if not isinstance(self.state.spec, Gang) or self.state.ending is not None or self.state.regrouping:
+            return
+        if any(member.phase is Phase.STARTING and member.plan.required for member in self.members):
+            return
+        peers = tuple(
+            Peer(
+                member=member.plan.member,
+                role=member.plan.role,
+                index=member.plan.index,
+                rank=member.plan.rank,
+                address=member.address,
+            )
+            for member in self.members
+            if member.phase is Phase.RUNNING
+        )
+        if peers:
+            generation = self.state.generation + 1
+            self.change(generation=generation)
+            self.instructions.append(Broadcast(Membership(generation=generation, peers=peers)))
+
+    def stop(self, member: MemberState, reason: StopReason | None, grace: float) -> None:
+        if member.phase in LIVE and member.phase is not Phase.STOPPING:
+            self.put(member, phase=Phase.STOPPING, reason=reason)
+            self.instructions.append(Stop(member.plan.member, member.attempt, grace))
+        elif member.phase in (Phase.WAITING, Phase.BACKOFF):
+            self.put(member, phase=Phase.ENDED, reason=reason)
+
+    def end(self, member: MemberState, evidence: Evidence) -> None:
+        exit_ = classify(evidence, member.reason)
+        replaced = member.phase is Phase.STOPPING and member.reason is None
+        steady = member.seen is not None and self.now - member.since >= STEADY
+        failures = 0 if steady else member.failures
+        member = self.put(member, phase=Phase.ENDED, exit=exit_, failures=failures)
+        if self.state.ending is not None or member.leaving:
+            return
+        if replaced:
+            self.put(member, phase=Phase.BACKOFF, resume_at=self.now)
+        elif self.state.regrouping:
+            self.put(member, phase=Phase.BACKOFF)
+        elif exit_.kind is not ExitKind.SUCCESS or isinstance(self.state.spec, Service):
+            self.fail(self.put(member, failures=failures + 1))
+
+    def fail(self, member: MemberState) -> None:
+        spec = self.state.spec
+        restart = spec.restart
+        if restart.budget < 0 or self.state.restarts < restart.budget:
+            self.change(restarts=self.state.restarts + 1)
+            resume_at = self.now + restart.delay(member.failures)
+            self.put(member, phase=Phase.BACKOFF, resume_at=resume_at)
+            if isinstance(spec, Gang) and not restart.alone:
+                self.change(regrouping=True)
+                for other in self.members:
+                    if other.phase in LIVE:
+                        self.stop(other, StopReason.CANCELLED, FAILURE_GRACE)
+                    elif other.phase is Phase.ENDED:
+                        self.put(other, phase=Phase.BACKOFF)
+        elif self.survives(member):
+            self.broadcast()
+        else:
+            exit_ = member.exit
+            outcome = Outcome(
+                state=OutcomeState.FAILED,
+                message=f"{member.plan.member} {exit_.kind.value}: {exit_.message}" if exit_ else "",
+                culprit=member.plan.member,
+            )
+            self.finish_with(outcome, StopReason.CANCELLED, FAILURE_GRACE)
+
+    def survives(self, member: MemberState) -> bool:
+        """Whether a gang with an explicit minimum goes on without this member."""
+        spec = self.state.spec
+        if not isinstance(spec, Gang):
+            return False
+        role = next(role for role in spec.roles if role.name == member.plan.role)
+        alive = sum(other.plan.role == role.name and other.phase in LIVE for other in self.members)
+        return role.minimum is not None and alive >= max(1, role.minimum)
+
+    def scale(self, replicas: int) -> None:
+        spec = self.state.spec
+        if not isinstance(spec, Service) or self.state.ending is not None:
+            return
+        staying = [member for member in self.members if not member.leaving and member.phase is not Phase.ENDED]
+        for member in staying[replicas:]:
+            self.stop(self.put(member, leaving=True), StopReason.DRAINED, spec.grace)
+        next_index = 1 + max((member.plan.index for member in self.members), default=-1)
+        for index in range(next_index, next_index + replicas - len(staying)):
+            plan = plan_replica(spec, index)
+            self.change(members={**self.state.members, plan.member: MemberState(plan=plan)})
+            self.instructions.append(Reserve((plan,)))
+
+    def finish_with(self, outcome: Outcome, reason: StopReason, grace: float | None = None) -> None:
+        if self.state.ending is not None:
+            return
+        self.change(ending=outcome)
+        for member in self.members:
+            self.stop(member, reason, self.state.spec.grace if grace is None else grace)
+
+    # time and consequences
+
+    def enforce(self) -> None:
+        """Act on every limit that has passed and every back-off that is over."""
+        state, spec = self.state, self.state.spec
+        patience = spec.admission_timeout
+        if not (state.admitted or state.ending) and patience is not None and self.now >= state.submitted + patience:
+            needs = " + ".join(str(member.plan.resources) for member in self.members if member.plan.required)
+            message = f"no resources within {patience:g} s (needs {needs or spec.resources})"
+            self.finish_with(Outcome(state=OutcomeState.FAILED, message=message), StopReason.CANCELLED)
+        for member in self.members:
+            for at, reason in _limits(spec, member):
+                if self.now >= at and self.state.members[member.plan.member].phase is not Phase.STOPPING:
+                    self.stop(member, reason, spec.grace)
+        if self.state.ending is None:
+            self.resume()
+
+    def resume(self) -> None:
+        waiting = [member for member in self.members if member.phase is Phase.BACKOFF]
+        if self.state.regrouping:
+            if any(member.phase in LIVE for member in self.members):
+                return
+            at = max((member.resume_at for member in waiting if member.resume_at is not None), default=self.now)
+            waiting = [self.put(member, resume_at=at) for member in waiting]
+            self.change(regrouping=False)
+        for member in waiting:
+            if member.resume_at is None or self.now >= member.resume_at:
+                self.start(member)
+
+    def settle(self) -> None:
+        """End the job when nothing is left to wait for."""
+        if self.state.ending is None and self.state.admitted:
+            completing = [member for member in self.members if member.plan.completes]
+            pending = [member for member in completing if member.phase not in (Phase.ENDED, Phase.WAITING)]
+            if completing and not pending:
+                self.finish_with(Outcome(state=OutcomeState.SUCCEEDED), StopReason.DRAINED)
+        for member in self.members:
+            if member.leaving and member.phase is Phase.ENDED:
+                self.put(member, phase=Phase.GONE)
+                self.instructions.append(Release((member.plan,)))
+        state = self.state
+        if state.ending is not None and not any(member.phase in LIVE for member in self.members):
+            exits = {name: member.exit for name, member in state.members.items() if member.exit is not None}
+            outcome = msgspec.structs.replace(state.ending, exits=exits)
+            self.change(outcome=outcome)
+            self.instructions.append(Release(tuple(member.plan for member in self.members)))
+            self.instructions.append(Finish(outcome))
