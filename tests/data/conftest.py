@@ -7,13 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import settings
 
 from ganglion.artifacts.store import FolderStore
 from ganglion.data import IdxSource
-
-settings.register_profile("untimed", deadline=None)
-settings.load_profile("untimed")
 
 IDX_CODES = {"uint8": 0x08, "int8": 0x09, "int16": 0x0B, "int32": 0x0C, "float32": 0x0D, "float64": 0x0E}
 

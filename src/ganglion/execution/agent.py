@@ -54,7 +54,7 @@ def run(
     Args:
         plan: what the member is.
         launch: attempt, control address and token.
-        listen_at: where a replica opens its socket: `unix:FOLDER` or `tcp:HOST`.
+        listen_at: where a replica opens its socket: `unix:PATH` or `tcp:HOST`.
         save: keeps the report; called once, before this function returns.
         abandon: ends the process and all it started, at once; called when the controller of a member that stops with
             it is gone.

@@ -16,6 +16,8 @@ The rules:
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 
 from ganglion.core.events import ExitKind
@@ -47,8 +49,8 @@ STEADY = 60.0
 
 
 def begin(spec: AnySpec, plans: tuple[MemberPlan, ...]) -> JobState:
-    """The state of a job before anything happened."""
-    return JobState(spec=spec, members={plan.member: MemberState(plan=plan) for plan in plans})
+    """The state of a job before anything happened; its admission deadline counts from `Submitted`."""
+    return JobState(spec=spec, submitted=math.inf, members={plan.member: MemberState(plan=plan) for plan in plans})
 
 
 def advance(state: JobState, signal: Signal, now: float) -> tuple[JobState, tuple[Instruction, ...]]:
@@ -75,14 +77,19 @@ def deadline(state: JobState) -> float | None:
     if state.outcome is not None:
         return None
     spec = state.spec
-    times: list[float] = []
-    if not state.admitted and spec.admission_timeout is not None:
-        times.append(state.submitted + spec.admission_timeout)
+    times = [_admission_limit(state)]
     for member in state.members.values():
         times += [at for at, _reason in _limits(spec, member)]
         if member.phase is Phase.BACKOFF and member.resume_at is not None and not state.regrouping:
             times.append(member.resume_at)
-    return min(times, default=None)
+    earliest = min(times)
+    return earliest if earliest < math.inf else None
+
+
+def _admission_limit(state: JobState) -> float:
+    """When a job that has not got its resources gives up."""
+    patience = state.spec.admission_timeout
+    return math.inf if state.admitted or patience is None else state.submitted + patience
 
 
 def _limits(spec: AnySpec, member: MemberState) -> list[tuple[float, StopReason]]:
@@ -158,7 +165,7 @@ class _Transition:
         self.enforce()
 
     def submit(self) -> None:
-        self.change(submitted=self.now)
+        self.change(submitted=self.now, admitted=not self.state.members)
         required = tuple(member.plan for member in self.members if member.plan.required)
         if required:
             self.instructions.append(Reserve(required))
@@ -176,7 +183,10 @@ class _Transition:
         first = not self.state.admitted
         self.change(admitted=True)
         for member in waiting:
-            self.start(member)
+            if self.state.regrouping:
+                self.put(member, phase=Phase.BACKOFF)
+            else:
+                self.start(member)
         if first and any(member.plan.required for member in waiting):
             self.reserve_optional()
 
@@ -213,7 +223,7 @@ class _Transition:
         """Tell a gang who is in it, once everyone that it cannot do without has joined."""
         if not isinstance(self.state.spec, Gang) or self.state.ending is not None or self.state.regrouping:
             return
-        if any(member.phase is Phase.STARTING and member.plan.required for member in self.members):
+        if any(member.phase in (Phase.STARTING, Phase.BACKOFF) and member.plan.required for member in self.members):
             return
         peers = tuple(
             Peer(
@@ -224,7 +234,7 @@ class _Transition:
                 address=member.address,
             )
             for member in self.members
-            if member.phase is Phase.RUNNING
+            if member.phase in (Phase.RUNNING, Phase.READY)
         )
         if peers:
             generation = self.state.generation + 1
@@ -291,6 +301,7 @@ class _Transition:
         spec = self.state.spec
         if not isinstance(spec, Service) or self.state.ending is not None:
             return
+        self.change(admitted=self.state.admitted or replicas == 0)
         staying = [member for member in self.members if not member.leaving and member.phase is not Phase.ENDED]
         for member in staying[replicas:]:
             self.stop(self.put(member, leaving=True), StopReason.DRAINED, spec.grace)
@@ -312,10 +323,9 @@ class _Transition:
     def enforce(self) -> None:
         """Act on every limit that has passed and every back-off that is over."""
         state, spec = self.state, self.state.spec
-        patience = spec.admission_timeout
-        if not (state.admitted or state.ending) and patience is not None and self.now >= state.submitted + patience:
+        if state.ending is None and self.now >= _admission_limit(state):
             needs = " + ".join(str(member.plan.resources) for member in self.members if member.plan.required)
-            message = f"no resources within {patience:g} s (needs {needs or spec.resources})"
+            message = f"no resources within {spec.admission_timeout:g} s (needs {needs or spec.resources})"
             self.finish_with(Outcome(state=OutcomeState.FAILED, message=message), StopReason.CANCELLED)
         for member in self.members:
             for at, reason in _limits(spec, member):
@@ -341,7 +351,7 @@ class _Transition:
         if self.state.ending is None and self.state.admitted:
             completing = [member for member in self.members if member.plan.completes]
             pending = [member for member in completing if member.phase not in (Phase.ENDED, Phase.WAITING)]
-            if completing and not pending:
+            if not pending and any(member.phase is Phase.ENDED for member in completing):
                 self.finish_with(Outcome(state=OutcomeState.SUCCEEDED), StopReason.DRAINED)
         for member in self.members:
             if member.leaving and member.phase is Phase.ENDED:

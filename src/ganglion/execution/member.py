@@ -110,11 +110,9 @@ class Member:
             server = socket.create_server((self._listen_at.removeprefix("tcp:"), 0))
             host, port = server.getsockname()[:2]
             return server, f"tcp:{host}:{port}"
-        folder = self._listen_at.removeprefix("unix:") or tempfile.mkdtemp(prefix="ganglion-")
-        path = Path(folder) / f"{self.name}.{self.attempt}.sock"
-        path.unlink(missing_ok=True)
+        path = self._listen_at.removeprefix("unix:") or str(Path(tempfile.mkdtemp(prefix="ganglion-")) / "member.sock")
         server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        server.bind(str(path))
+        server.bind(path)
         server.listen(128)
         return server, f"unix:{path}"
 

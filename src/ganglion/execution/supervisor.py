@@ -6,6 +6,7 @@ belongs to, carries out the instructions, and passes the events on to whoever su
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import secrets
@@ -122,6 +123,7 @@ class Supervisor:
             clock: for event times and deadlines.
         """
         self.backend = backend
+        self._folder = folder
         self._clock = clock or SystemClock()
         self._token = _token(folder, name)
         self._jobs: dict[str, Job] = {}
@@ -169,6 +171,8 @@ class Supervisor:
         self._thread.join()
         self.backend.close()
         self.control.close()
+        with contextlib.suppress(OSError):  # in use by another supervisor of the project
+            runtime_folder(self._folder).rmdir()
 
     # from other threads
 

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from hashlib import blake2b
 from pathlib import Path
 
 import msgspec
@@ -143,14 +144,19 @@ class LocalBackend:
     def start(self, plan: MemberPlan, launch: Launch) -> Handle:
         """Have the warden create the process."""
         key = str(self._folder / "jobs" / plan.spec.id / plan.member / str(launch.attempt))
-        sockets = str(runtime_folder(self._folder))
+        name = blake2b(key.encode(), digest_size=8).hexdigest()
+        request = StartMember(
+            key=key,
+            plan=plan,
+            launch=launch,
+            socket=str(runtime_folder(self._folder) / f"{name}.sock"),
+            use_cgroup=self._cgroup,
+        )
         with self._lock:
             attempt = self._attempts.setdefault(key, _Attempt())
             if attempt.warden is None:
                 attempt.warden = self._warden(plan)
-                attempt.warden.send(
-                    StartMember(key=key, plan=plan, launch=launch, sockets=sockets, use_cgroup=self._cgroup)
-                )
+                attempt.warden.send(request)
         return Handle(
             backend=self.name,
             job=plan.spec.id,

@@ -59,7 +59,7 @@ def become(request: StartMember) -> int:
         status = agent.run(
             plan,
             request.launch,
-            listen_at=f"unix:{request.sockets}",
+            listen_at=f"unix:{request.socket}",
             save=lambda report: write_atomically(folder / REPORT, msgspec.msgpack.encode(report)),
             abandon=lambda: os.killpg(0, signal.SIGKILL),
         )

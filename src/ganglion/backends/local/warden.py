@@ -176,6 +176,7 @@ class Warden:
             if member is None:
                 continue
             _kill_group(pid, signal.SIGKILL)
+            Path(member.request.socket).unlink(missing_ok=True)
             folder = Path(member.request.key)
             evidence = Evidence(
                 code=os.WEXITSTATUS(status) if os.WIFEXITED(status) else None,

@@ -20,14 +20,14 @@ class StartMember(msgspec.Struct, frozen=True, kw_only=True, tag="start"):
         key: names the attempt from here on; also the path of its folder.
         plan: what it runs.
         launch: attempt, control address and token.
-        sockets: folder for the sockets it serves on.
+        socket: path of the socket that it may serve on; removed when it has ended.
         use_cgroup: whether memory is limited by cgroup v2 (else by `RLIMIT_DATA`).
     """
 
     key: str
     plan: MemberPlan
     launch: Launch
-    sockets: str
+    socket: str
     use_cgroup: bool
 
 

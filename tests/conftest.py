@@ -1,0 +1,26 @@
+"""What holds for every test."""
+
+import os
+
+import pytest
+from hypothesis import settings
+
+# One thread each: tests start many processes on few cores. Set before any library is imported.
+for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(variable, "1")
+
+# Examples take as long as the machine needs: a slow one is no failure.
+settings.register_profile("ganglion", deadline=None)
+settings.load_profile("ganglion")
+
+
+@pytest.fixture(autouse=True)
+def no_project_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test sees, or changes, the runs of whoever runs it."""
+    monkeypatch.delenv("GANGLION_HOME", raising=False)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many tests were skipped, also when none was; `-ra` lists the reasons above."""
+    skipped = len(terminalreporter.stats.get("skipped", ()))
+    terminalreporter.write_line(f"skipped tests: {skipped}")
