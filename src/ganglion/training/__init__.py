@@ -1,0 +1,55 @@
+"""Training: a model, its data and a plan in; a model package with held-out metrics out.
+
+A `TrainingPlan` is plain data; `gang` turns it into a spec, `fit` runs that and waits. What a worker does is in
+`worker`, `loop` and below; importing this package loads none of it, nor torch, so that planning stays light.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ganglion.core.registry import load_object
+
+if TYPE_CHECKING:
+    from ganglion.training.callbacks import Callback, EarlyStopping, KeepBest
+    from ganglion.training.fitting import fit
+    from ganglion.training.plan import Export, Factory, Optimizer, TrainingPlan, gang
+    from ganglion.training.result import TrainingResult
+    from ganglion.training.schedule import Schedule
+    from ganglion.training.source import BatchSource
+
+__all__ = [
+    "BatchSource",
+    "Callback",
+    "EarlyStopping",
+    "Export",
+    "Factory",
+    "KeepBest",
+    "Optimizer",
+    "Schedule",
+    "TrainingPlan",
+    "TrainingResult",
+    "fit",
+    "gang",
+]
+
+_MODULES = {
+    "BatchSource": "source",
+    "Callback": "callbacks",
+    "EarlyStopping": "callbacks",
+    "Export": "plan",
+    "Factory": "plan",
+    "KeepBest": "callbacks",
+    "Optimizer": "plan",
+    "Schedule": "schedule",
+    "TrainingPlan": "plan",
+    "TrainingResult": "result",
+    "fit": "fitting",
+    "gang": "plan",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return load_object(f"{__name__}.{_MODULES[name]}:{name}")

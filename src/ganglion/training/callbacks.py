@@ -1,0 +1,210 @@
+"""What happens beside the training, on rank 0: stopping early, keeping the best model, history, reports.
+
+A callback changes the course of a training only by `Training.stop`, which makes all processes stop after the same
+step.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from ganglion.core.clock import Clock, SystemClock
+from ganglion.core.errors import ConfigurationError, suggest
+
+
+class Training:
+    """A training under way, as callbacks see it.
+
+    Attributes:
+        model: the model as it is; the same on all ranks.
+        epochs: planned number of epochs.
+        steps: planned number of steps.
+        step: steps done.
+        records: records learned from so far.
+        loss: mean over the records of the last step.
+        metrics: of the last epoch.
+        stopped: why the training ends early; empty while it does not.
+    """
+
+    def __init__(self, model: torch.nn.Module, *, epochs: int, steps: int) -> None:
+        self.model = model
+        self.epochs = epochs
+        self.steps = steps
+        self.step = 0
+        self.records = 0
+        self.loss = math.nan
+        self.metrics: dict[str, float] = {}
+        self.stopped = ""
+
+    def stop(self, reason: str) -> None:
+        """End the training on all ranks: after the epoch when called at its end, else after the next step."""
+        self.stopped = reason
+
+
+class Callback:
+    """Base of callbacks; each hook does nothing until it is overridden."""
+
+    def on_train_start(self, training: Training) -> None:
+        """Before the first step; initial weights are set."""
+
+    def on_step_end(self, training: Training) -> None:
+        """After each step, with `training.loss`."""
+
+    def on_epoch_end(self, training: Training, epoch: int, metrics: Mapping[str, float]) -> None:
+        """After each epoch (from 1), with its training loss and held-out metrics."""
+
+    def on_train_end(self, training: Training) -> None:
+        """After the last step; what it leaves in `training.model` and `training.metrics` is the result."""
+
+
+class _Watcher(Callback):
+    """Compares one metric from epoch to epoch.
+
+    Args:
+        metric: name of the metric.
+        mode: `min` or `max`; by default `max`, but `min` for losses.
+    """
+
+    def __init__(self, *, metric: str, mode: str | None = None) -> None:
+        self.metric = metric
+        self.mode = mode or ("min" if metric.endswith("loss") else "max")
+        if self.mode not in ("min", "max"):
+            raise ConfigurationError(f"The mode of {type(self).__name__} is {mode!r}; it is min or max.")
+        self.best = math.inf if self.mode == "min" else -math.inf
+
+    def improved(self, metrics: Mapping[str, float], least: float = 0.0) -> bool:
+        """Whether the metric is better than the best so far by more than `least`; if so it is the best now."""
+        if self.metric not in metrics:
+            raise ConfigurationError(
+                f"{type(self).__name__} watches {self.metric!r}, which is not measured. {suggest(self.metric, metrics)}"
+            )
+        value = metrics[self.metric]
+        gain = self.best - value if self.mode == "min" else value - self.best
+        if gain > least:
+            self.best = value
+            return True
+        return False
+
+
+class EarlyStopping(_Watcher):
+    """Ends the training when a metric has not become better for some epochs.
+
+    Args:
+        metric: name of a held-out metric, or `train_loss`.
+        patience: epochs without improvement after which it ends.
+        least: what counts as improvement.
+        mode: `min` or `max`; by default `max`, but `min` for losses.
+    """
+
+    def __init__(self, *, metric: str = "loss", patience: int = 1, least: float = 0.0, mode: str | None = None) -> None:
+        super().__init__(metric=metric, mode=mode)
+        if patience < 1:
+            raise ConfigurationError(f"The patience of EarlyStopping is {patience}; it is at least 1 epoch.")
+        self._patience = patience
+        self._least = least
+        self._without = 0
+
+    def on_epoch_end(self, training: Training, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Count epochs without improvement."""
+        self._without = 0 if self.improved(metrics, self._least) else self._without + 1
+        if self._without >= self._patience:
+            training.stop(f"{self.metric} has not improved on {self.best:.6g} since epoch {epoch - self._without}")
+
+
+class KeepBest(_Watcher):
+    """Ends the training with the model of the best epoch instead of the last one.
+
+    Args:
+        metric: name of a held-out metric, or `train_loss`.
+        mode: `min` or `max`; by default `max`, but `min` for losses.
+    """
+
+    def __init__(self, *, metric: str = "accuracy", mode: str | None = None) -> None:
+        super().__init__(metric=metric, mode=mode)
+        self._weights: dict[str, Any] = {}
+        self._metrics: dict[str, float] = {}
+
+    def on_epoch_end(self, training: Training, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Copy the model if it is the best so far."""
+        if self.improved(metrics):
+            self._weights = copy.deepcopy(training.model.state_dict())
+            self._metrics = dict(metrics)
+
+    def on_train_end(self, training: Training) -> None:
+        """Put the best model back."""
+        if self._weights:
+            training.model.load_state_dict(self._weights)
+            training.metrics = self._metrics
+
+
+class History(Callback):
+    """Keeps the metrics of every epoch.
+
+    Attributes:
+        epochs: `epoch` (from 1), metrics and `images_per_second` of each.
+    """
+
+    def __init__(self, clock: Clock | None = None) -> None:
+        self.epochs: list[dict[str, float]] = []
+        self._clock = clock or SystemClock()
+        self._begin, self._end, self._records = 0.0, 0.0, 0
+
+    def on_train_start(self, training: Training) -> None:
+        """Start the watch."""
+        self._begin = self._end = self._clock.monotonic()
+
+    def on_step_end(self, training: Training) -> None:
+        """Remember when the last step ended, so that evaluation does not count."""
+        self._end = self._clock.monotonic()
+
+    def on_epoch_end(self, training: Training, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Add a line."""
+        seconds = max(self._end - self._begin, 1e-9)
+        speed = (training.records - self._records) / seconds
+        self.epochs.append({"epoch": epoch, **metrics, "images_per_second": round(speed, 1)})
+        self._begin, self._records = self._clock.monotonic(), training.records
+
+
+class Reporter(Callback):
+    """Tells the controller how far the training is: every epoch with its metrics, and in between now and then.
+
+    Args:
+        report: takes plain data and returns at once.
+        history: what to take the line of an epoch from; it comes before this one.
+        interval: least seconds between reports within an epoch.
+        clock: where time comes from.
+    """
+
+    def __init__(
+        self,
+        report: Callable[[Mapping[str, Any]], None],
+        history: History,
+        *,
+        interval: float = 0.5,
+        clock: Clock | None = None,
+    ) -> None:
+        self._report = report
+        self._history = history
+        self._interval = interval
+        self._clock = clock or SystemClock()
+        self._last = -math.inf
+
+    def on_step_end(self, training: Training) -> None:
+        """Report progress, unless that was done a moment ago."""
+        now = self._clock.monotonic()
+        if now - self._last >= self._interval:
+            self._last = now
+            self._report({**_position(training), "step_loss": training.loss})
+
+    def on_epoch_end(self, training: Training, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Report the epoch."""
+        self._report({**_position(training), **self._history.epochs[-1], "epochs": training.epochs})
+
+
+def _position(training: Training) -> dict[str, float]:
+    return {"progress": round(training.step / training.steps, 4), "step": training.step, "steps": training.steps}

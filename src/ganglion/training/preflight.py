@@ -1,0 +1,82 @@
+"""Everything about a training that can be found wrong before its first step."""
+
+from __future__ import annotations
+
+import torch
+
+from ganglion.core.errors import ConfigurationError, DataError, ModelError
+from ganglion.training.losses import Loss
+from ganglion.training.plan import TrainingPlan
+from ganglion.training.source import BatchSource, Columns, records_of
+from ganglion.training.tensors import Columnizer
+
+
+def check_source(source: BatchSource, plan: TrainingPlan, logical: int) -> None:
+    """Refuse a training source that is empty or does not go with the plan.
+
+    Raises:
+        DataError: there are no records.
+        ConfigurationError: the global batch is another one, or too small for the logical workers.
+    """
+    if source.count < 1 or source.steps_per_epoch < 1:
+        raise DataError(f"The training source has {source.count} records in {source.steps_per_epoch} batches.")
+    if plan.global_batch is not None and plan.global_batch != source.global_batch:
+        raise ConfigurationError(
+            f"The plan has a global batch of {plan.global_batch} records, its training source one of "
+            f"{source.global_batch}; give both the same."
+        )
+    if source.global_batch < logical:
+        raise ConfigurationError(
+            f"A global batch of {source.global_batch} records cannot be cut into slices for {logical} logical workers; "
+            "use a larger batch or fewer logical workers."
+        )
+
+
+def check_model(model: object) -> torch.nn.Module:
+    """Refuse what cannot be trained.
+
+    Raises:
+        ModelError: it is not a module, or has no parameters to train, or they have different types.
+    """
+    if not isinstance(model, torch.nn.Module):
+        raise ModelError(f"The model entry returned a {type(model).__name__}; a torch.nn.Module is expected.")
+    kinds = {str(parameter.dtype) for parameter in model.parameters() if parameter.requires_grad}
+    if not kinds:
+        raise ModelError(f"{type(model).__name__} has no parameters to train.")
+    if len(kinds) > 1:
+        raise ModelError(
+            f"The parameters of {type(model).__name__} have the types {', '.join(sorted(kinds))}; use one."
+        )
+    return model
+
+
+def first_records(source: BatchSource, most: int) -> Columns:
+    """Up to `most` records from the first batch of `source`."""
+    columns = next(iter(source.batches(0, first=0, last=1, of=1)), {})
+    if records_of(columns) == 0:
+        raise DataError("The source gave no records in its first batch.")
+    return {name: column[:most] for name, column in columns.items()}
+
+
+@torch.no_grad()
+def check_outputs(
+    model: torch.nn.Module, columns: Columns, *, columnizer: Columnizer, loss: Loss, plan: TrainingPlan
+) -> None:
+    """Run `model` on some records and refuse outputs that the loss or the plan cannot use.
+
+    Raises:
+        ModelError: the outputs are not one row for each record, or not one column for each class.
+        DataError: a label is out of range, or a column is missing.
+    """
+    inputs, targets = columnizer(columns)
+    model.eval()
+    outputs = model(inputs)
+    model.train()
+    if not isinstance(outputs, torch.Tensor) or outputs.dim() < 1 or len(outputs) != len(inputs):
+        shape = list(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
+        raise ModelError(f"The model returned {shape} for {len(inputs)} records; one row for each is expected.")
+    if plan.classifies and outputs.dim() != 2:
+        raise ModelError(f"The model returned {list(outputs.shape)}; cross_entropy needs logits [records, classes].")
+    if plan.classes and outputs.shape[-1] != len(plan.classes):
+        raise ModelError(f"The model has {outputs.shape[-1]} outputs, but the plan names {len(plan.classes)} classes.")
+    loss(outputs, targets)

@@ -1,0 +1,26 @@
+"""What a training gives."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ganglion.artifacts.store import Artifact
+
+
+class TrainingResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The end of a training; plain data once converted, so that it travels as the value of a gang.
+
+    Attributes:
+        artifact: the model package in the store; `None` when none was asked for.
+        metrics: of the model that the training ended with: `train_loss` (mean over its last epoch) and the held-out
+            metrics under their own names.
+        history: the same for every epoch, with `epoch` (from 1) and `images_per_second`.
+        parameters: how many numbers were trained.
+        stopped: why it ended before its last epoch; empty when it did not.
+    """
+
+    artifact: Artifact | None
+    metrics: dict[str, float]
+    history: list[dict[str, float]]
+    parameters: int
+    stopped: str = ""

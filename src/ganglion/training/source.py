@@ -1,0 +1,57 @@
+"""Where a training loop gets its records from: the protocol that a loader satisfies.
+
+The global batch of every step is cut into as many slices as there are *logical* workers. Which records a slice holds
+depends on nothing but (source, epoch, step, number of logical workers); which process computes it is no concern of
+the source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Columns = Mapping[str, npt.NDArray[Any]]
+"""Records by column; the first axis of every array counts the records."""
+
+
+class BatchSource(Protocol):
+    """Batches of records, in an order that is a function of the epoch.
+
+    Attributes:
+        count: records in one epoch.
+        steps_per_epoch: global batches in one epoch; the last one may be short.
+        global_batch: records in every other global batch.
+    """
+
+    count: int
+    steps_per_epoch: int
+    global_batch: int
+
+    def batches(self, epoch: int, *, first: int, last: int, of: int, start: int = 0) -> Iterator[Columns]:
+        """Yield, for each global batch of `epoch` from step `start`, the records of some logical workers.
+
+        Args:
+            epoch: from 0.
+            first: the first logical worker.
+            last: the logical worker after the last one.
+            of: number of logical workers.
+            start: the step to begin with.
+
+        Returns:
+            One mapping for each remaining step, with the slices of `first` to `last - 1` one after another; the arrays
+            are empty where a short batch has nothing for them.
+        """
+        ...
+
+
+def records_of(columns: Columns) -> int:
+    """How many records `columns` hold."""
+    return len(next(iter(columns.values()))) if columns else 0
+
+
+def writable(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """`column` in one piece of memory that may be written to, copied only where it is not (a memory map)."""
+    return np.require(column, requirements=["C", "W"])

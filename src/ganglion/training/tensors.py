@@ -1,0 +1,38 @@
+"""Records as a model takes them: NumPy columns become tensors, without a copy where that is possible."""
+
+from __future__ import annotations
+
+import torch
+
+from ganglion.core.errors import DataError, suggest
+from ganglion.training.source import Columns, writable
+
+
+class Columnizer:
+    """Picks the input and the target out of records.
+
+    Args:
+        input_column: what the model is called with.
+        target_column: what its output is compared to.
+        channels_last: lay four-dimensional inputs out with the channels innermost.
+    """
+
+    def __init__(self, *, input_column: str, target_column: str, channels_last: bool) -> None:
+        self._names = (input_column, target_column)
+        self._format = torch.channels_last if channels_last else torch.contiguous_format
+
+    def __call__(self, columns: Columns) -> tuple[torch.Tensor, torch.Tensor]:
+        """Inputs in their stored type, and targets as int64 where they are integers.
+
+        Raises:
+            DataError: a column is not there, or the two differ in length.
+        """
+        for name in self._names:
+            if name not in columns:
+                raise DataError(f"The records have no column {name!r}. {suggest(name, columns)}")
+        inputs, targets = (torch.from_numpy(writable(columns[name])) for name in self._names)
+        if len(inputs) != len(targets):
+            raise DataError(f"{len(inputs)} records in {self._names[0]!r}, but {len(targets)} in {self._names[1]!r}.")
+        if inputs.dim() == 4:
+            inputs = inputs.contiguous(memory_format=self._format)
+        return inputs, targets if targets.is_floating_point() else targets.long()

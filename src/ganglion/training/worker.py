@@ -1,0 +1,119 @@
+"""What each process of a training gang does: build, check, train, and, on rank 0, export.
+
+`main` is the gang's entry; everything it needs comes as plain data and by import path.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+
+from ganglion.core import config
+from ganglion.core.errors import ConfigurationError
+from ganglion.execution.member import current_member
+from ganglion.training import export, preflight
+from ganglion.training.callbacks import Callback, History, Reporter
+from ganglion.training.collective import Collective, join_collective
+from ganglion.training.loop import Loop
+from ganglion.training.losses import load_loss
+from ganglion.training.plan import TrainingPlan
+from ganglion.training.result import TrainingResult
+from ganglion.training.slices import owned, random_key
+from ganglion.training.source import BatchSource
+from ganglion.training.tensors import Columnizer
+
+_PROBE = 64
+"""Records on which the model is tried before the training and its export is compared after it."""
+
+
+def main(*, plan: dict[str, Any], store: str | None = None) -> dict[str, Any] | None:
+    """Train as one process of a gang.
+
+    Args:
+        plan: a `TrainingPlan` as plain data.
+        store: folder of the artifact store that the model package goes to; without one none is written.
+
+    Returns:
+        On rank 0 a `TrainingResult` as plain data; `None` on the others.
+    """
+    training_plan = config.convert(TrainingPlan, plan, where="training plan")
+    collective = join_collective(os.environ)
+    result = _train(training_plan, collective, Path(store) if store else None)
+    # Not after an error: the others then learn of it from the end of this process, which has said why it ended.
+    collective.close()
+    return result
+
+
+def _train(plan: TrainingPlan, collective: Collective, store: Path | None) -> dict[str, Any] | None:
+    logical = plan.logical_workers or collective.world
+    owned(collective.rank, collective.world, logical)
+    train: BatchSource = plan.train.build()
+    held_out: BatchSource | None = plan.held_out.build() if plan.held_out else None
+    preflight.check_source(train, plan, logical)
+    columnizer = Columnizer(
+        input_column=plan.input_column, target_column=plan.target_column, channels_last=plan.channels_last
+    )
+    loss = load_loss(plan.loss)
+    model = _build_model(plan, collective)
+    probe = preflight.first_records(held_out or train, _PROBE)
+    for columns in (probe, preflight.first_records(train, _PROBE)):
+        preflight.check_outputs(model, columns, columnizer=columnizer, loss=loss, plan=plan)
+    history = History()
+    loop = Loop(
+        plan,
+        model=model,
+        train=train,
+        held_out=held_out,
+        loss=loss,
+        columnizer=columnizer,
+        collective=collective,
+        logical=logical,
+        callbacks=_callbacks(plan, history) if collective.rank == 0 else (),
+    )
+    loop.run()
+    if collective.rank != 0:
+        return None
+    training = loop.training
+    artifact = export.publish(model, plan, probe=probe, metrics=training.metrics, store=store) if store else None
+    return msgspec.to_builtins(  # type: ignore[no-any-return]  # a struct becomes a dictionary
+        TrainingResult(
+            artifact=artifact,
+            metrics=training.metrics,
+            history=history.epochs,
+            parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+            stopped=training.stopped,
+        )
+    )
+
+
+def _build_model(plan: TrainingPlan, collective: Collective) -> torch.nn.Module:
+    """Build the model with the same weights on every process."""
+    key = random_key(plan.seed, "weights")
+    random.seed(key)
+    np.random.seed(key % 2**32)  # models of users may draw from it
+    torch.manual_seed(key)
+    model = preflight.check_model(plan.model.build())
+    for tensor in (*model.parameters(), *model.buffers()):
+        collective.broadcast(tensor)
+    if plan.channels_last:
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
+    return model
+
+
+def _callbacks(plan: TrainingPlan, history: History) -> list[Callback]:
+    chosen = []
+    for factory in plan.callbacks:
+        callback = factory.build()
+        if not isinstance(callback, Callback):
+            raise ConfigurationError(
+                f"The callback {factory.entry} is a {type(callback).__name__}; a subclass of "
+                "ganglion.training.callbacks.Callback is expected."
+            )
+        chosen.append(callback)
+    return [history, *chosen, Reporter(current_member().report, history)]

@@ -1,0 +1,166 @@
+"""Sources and models that training workers import by path; small, and exact to count."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch.nn.functional as functional
+from torch import nn
+
+from ganglion.training.callbacks import Callback
+
+
+class ArraySource:
+    """Records in memory, shuffled by (seed, epoch); slice v of n is records v * size // n to (v + 1) * size // n."""
+
+    def __init__(self, columns, *, global_batch, seed=0, shuffle=True):
+        self.columns = columns
+        self.count = len(next(iter(columns.values())))
+        self.global_batch = global_batch
+        self.steps_per_epoch = -(-self.count // global_batch)
+        self.seed = seed
+        self.shuffle = shuffle
+
+    def batches(self, epoch, *, first, last, of, start=0):
+        order = np.arange(self.count)
+        if self.shuffle:
+            order = np.random.default_rng((self.seed, epoch)).permutation(self.count)
+        for step in range(start, self.steps_per_epoch):
+            batch = order[step * self.global_batch : (step + 1) * self.global_batch]
+            picked = batch[first * len(batch) // of : last * len(batch) // of]
+            yield {name: column[picked] for name, column in self.columns.items()}
+
+
+def squares(*, count=96, global_batch=32, seed=1, shuffle=True, size=28, bad_label=None, poison=None, classes=10):
+    """Images of `size` with a bright square whose place is the label: easy to learn, real uint8 pixels."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, classes, count).astype(np.uint8)
+    images = random.integers(0, 60, (count, size, size)).astype(np.uint8)
+    for image, label in zip(images, labels, strict=True):
+        row, column = divmod(int(label), 4)
+        image[row * 8 : row * 8 + 7, column * 7 : column * 7 + 7] = 250
+    if bad_label is not None:
+        labels[bad_label] = classes
+    columns = {"image": images, "label": labels}
+    if poison is not None:
+        columns["image"] = images.astype(np.float32)
+        columns["image"][poison] = np.nan
+    return ArraySource(columns, global_batch=global_batch, seed=seed, shuffle=shuffle)
+
+
+def line(*, count=40, global_batch=16, seed=2):
+    """Points of a plane, for regression."""
+    random = np.random.default_rng(seed)
+    inputs = random.normal(size=(count, 3)).astype(np.float32)
+    targets = inputs @ np.array([1.0, -2.0, 0.5], dtype=np.float32) + 3
+    return ArraySource({"features": inputs, "target": targets}, global_batch=global_batch, seed=seed)
+
+
+class ReferenceModel(nn.Module):
+    """The CNN of the reference pipeline; 93,322 parameters when plain."""
+
+    def __init__(self, *, dropout=0.0, batch_norm=False):
+        super().__init__()
+        self.convolutions = nn.ModuleList([nn.Conv2d(1, 32, 3), nn.Conv2d(32, 64, 3), nn.Conv2d(64, 64, 3)])
+        self.norms = nn.ModuleList([nn.BatchNorm2d(n) if batch_norm else nn.Identity() for n in (32, 64, 64)])
+        self.hidden = nn.Linear(576, 64)
+        self.dropout = nn.Dropout(dropout)
+        self.output = nn.Linear(64, 10)
+
+    def forward(self, pixels):
+        images = pixels.unsqueeze(1).float() / 255
+        for index, (convolution, norm) in enumerate(zip(self.convolutions, self.norms, strict=True)):
+            images = functional.relu(norm(convolution(images)))
+            if index < 2:
+                images = functional.max_pool2d(images, 2)
+        return self.output(self.dropout(functional.relu(self.hidden(images.flatten(1)))))
+
+
+class SmallModel(nn.Module):
+    """A few thousand parameters with everything that depends on slices: dropout and batch normalisation."""
+
+    def __init__(self, *, dropout=0.2, classes=10):
+        super().__init__()
+        self.convolution = nn.Conv2d(1, 4, 5, stride=3)
+        self.norm = nn.BatchNorm2d(4)
+        self.dropout = nn.Dropout(dropout)
+        self.output = nn.Linear(4 * 8 * 8, classes)
+
+    def forward(self, pixels):
+        images = functional.relu(self.norm(self.convolution(pixels.unsqueeze(1).float() / 255)))
+        return self.output(self.dropout(images.flatten(1)))
+
+
+class Frozen(SmallModel):
+    """Nothing to train."""
+
+    def __init__(self):
+        super().__init__()
+        self.requires_grad_(False)
+
+
+def linear(inputs=3, outputs=1):
+    return nn.Linear(inputs, outputs)
+
+
+def not_a_model():
+    return {"weights": [1.0]}
+
+
+class SaveWeights(Callback):
+    """Leaves the trained weights, and the optimizer-independent facts of the training, in a file."""
+
+    def __init__(self, *, path):
+        self.path = path
+
+    def on_train_end(self, training):
+        weights = {name: tensor.numpy() for name, tensor in training.model.state_dict().items()}
+        np.savez(self.path, **weights)
+
+
+class StopAtStep(Callback):
+    """Asks for the end in the middle of an epoch."""
+
+    def __init__(self, *, step):
+        self.step = step
+
+    def on_step_end(self, training):
+        if training.step == self.step:
+            training.stop(f"step {self.step} was enough")
+
+
+class ListeningSockets(Callback):
+    """Reports the addresses that this process listens on."""
+
+    def __init__(self, *, path):
+        self.path = path
+
+    def on_train_start(self, training):
+        connections = psutil.Process().net_connections("inet")
+        addresses = sorted({c.laddr.ip for c in connections if c.status == psutil.CONN_LISTEN})
+        Path(self.path).write_text("\n".join(addresses))
+
+
+class Wavering(nn.Module):
+    """Answers differently every time, as a model does whose dropout was not switched off."""
+
+    def __init__(self):
+        super().__init__()
+        self.output = nn.Linear(28 * 28, 10)
+
+    def forward(self, pixels):
+        return functional.dropout(self.output(pixels.flatten(1).float() / 255), 0.5, training=True)
+
+
+class Branching(nn.Module):
+    """Decides by the values of its input, which no exporter can follow."""
+
+    def __init__(self):
+        super().__init__()
+        self.output = nn.Linear(28 * 28, 10)
+
+    def forward(self, pixels):
+        flat = pixels.flatten(1).float()
+        return self.output(flat) if flat.sum() > 100 else -self.output(flat)
