@@ -53,6 +53,7 @@ class ControlServer:
         self._lock = threading.Lock()
         self._selector = selectors.DefaultSelector()
         self._wake, self._woken = socket.socketpair()
+        self._wake.setblocking(False)
         self._closing = False
         self._settling: list[tuple[tuple[str, str], Callable[[], None]]] = []
         self._decoder = msgspec.msgpack.Decoder(AnyUp)
@@ -68,22 +69,27 @@ class ControlServer:
             if connection is None:
                 return False
             connection.outbox += encode(message)
-        self._wake.send(b"\0")
+        self._call()
         return True
 
     def settle(self, job: str, member: str, then: Callable[[], None]) -> None:
         """Take in all that a member whose process is gone has sent, then call `then` in the server's thread."""
         with self._lock:
             self._settling.append(((job, member), then))
-        self._wake.send(b"\0")
+        self._call()
 
     def close(self) -> None:
         """Close every connection and end the thread."""
         self._closing = True
-        self._wake.send(b"\0")
+        self._call()
         self._thread.join()
         self._wake.close()
         self._woken.close()
+
+    def _call(self) -> None:
+        """Wake the thread."""
+        with contextlib.suppress(OSError):  # it has been called often enough, or has ended
+            self._wake.send(b"\0")
 
     def _loop(self) -> None:
         while not self._closing:
@@ -147,7 +153,7 @@ class ControlServer:
                     self._take(connection, self._decoder.decode(frame))
         except BlockingIOError:
             return False
-        except (OSError, ControlError, msgspec.MsgspecError) as error:
+        except (OSError, ControlError, msgspec.MsgspecError, ValueError, RecursionError) as error:
             if not isinstance(error, OSError):
                 get_logger().warning("control connection refused", reason=str(error))
             self._drop(connection)
@@ -156,7 +162,7 @@ class ControlServer:
 
     def _take(self, connection: _Connection, message: AnyUp) -> None:
         if connection.hello is None:
-            if not isinstance(message, Hello) or not hmac.compare_digest(message.token, self._token):
+            if not isinstance(message, Hello) or not hmac.compare_digest(message.token.encode(), self._token.encode()):
                 raise ControlError("The first message was not a greeting with the right token.")
             connection.hello = message
             with self._lock:

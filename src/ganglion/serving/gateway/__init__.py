@@ -1,0 +1,1 @@
+"""The gateway process: it parses, queues and answers, and it holds a request until its answer is written."""

@@ -1,0 +1,19 @@
+"""A request that is refused, and how that is said over HTTP."""
+
+from __future__ import annotations
+
+from ganglion.core.errors import UserError
+
+
+class RequestError(UserError):
+    """A request gets an error for an answer.
+
+    Attributes:
+        status: HTTP status.
+        retry_after: seconds after which another try may succeed, if it may.
+    """
+
+    def __init__(self, status: int, message: str, *, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.retry_after = retry_after

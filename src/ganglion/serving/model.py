@@ -1,0 +1,126 @@
+"""A loaded model that answers batches: preprocessing, the runtime, and which instance is to blame when it fails."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ganglion.artifacts.package import PackageManifest, read_package
+from ganglion.core.errors import DataError, ModelError
+from ganglion.core.log import get_logger
+from ganglion.serving.preprocess import decode_image
+from ganglion.serving.runtime import Tensors, load_runtime
+from ganglion.serving.wire import Failure
+
+_log = get_logger(part="serving.model")
+
+
+class LoadedModel:
+    """The model of one package, in this process.
+
+    Args:
+        folder: a model package; every byte is verified before it is loaded.
+
+    Raises:
+        ModelError: the package is half written, damaged or cannot be served.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.manifest: PackageManifest = read_package(folder)
+        self._runtime = load_runtime(folder, self.manifest)
+        self._outputs = self.manifest.signature.outputs
+
+    def close(self) -> None:
+        """Give the model's memory back."""
+        self._runtime.close()
+
+    def warm(self, rows: int) -> None:
+        """Predict zeros, one instance and then `rows` at once, so that the first caller waits for nothing.
+
+        Raises:
+            ModelError: the model does not give what its signature says.
+        """
+        for count in {1, rows}:
+            zeros = {
+                tensor.name: np.zeros((count, *(max(size, 1) for size in tensor.shape[1:])), tensor.dtype)
+                for tensor in self.manifest.signature.inputs
+            }
+            self._run(zeros, count)
+
+    def predict(self, inputs: Tensors) -> tuple[Tensors, list[Failure]]:
+        """Predict a batch of tensors.
+
+        Where the model fails on a batch, its instances are tried one by one, so that one does not fail the others.
+
+        Args:
+            inputs: one array for each input of the signature; the first size is the number of instances.
+
+        Returns:
+            Outputs by name, rows of failed instances zero (empty when all failed), and the failures.
+        """
+        rows = len(next(iter(inputs.values())))
+        try:
+            return self._run(inputs, rows), []
+        except Exception as error:  # noqa: BLE001  a model may raise anything; it is the answer to this batch
+            _log.warning("model_failed", rows=rows, error=f"{type(error).__name__}: {error}")
+            if rows == 1:
+                return {}, [Failure(0, False, f"The model failed: {type(error).__name__}: {error}")]
+        return self._one_by_one(inputs, rows)
+
+    def predict_images(self, images: Sequence[bytes | memoryview]) -> tuple[Tensors, list[Failure]]:
+        """Decode encoded images and predict them; an image that cannot be decoded fails alone.
+
+        Returns:
+            As `predict`.
+        """
+        if self.manifest.image is None:
+            return {}, [Failure(row, True, "This model takes no images.") for row in range(len(images))]
+        tensor = self.manifest.signature.inputs[0]
+        pixels = np.zeros((len(images), *tensor.shape[1:]), np.uint8)
+        failures: list[Failure] = []
+        for row, data in enumerate(images):
+            try:
+                pixels[row] = decode_image(data, self.manifest.image).reshape(tensor.shape[1:])
+            except DataError as error:
+                failures.append(Failure(row, True, str(error)))
+        good = [row for row in range(len(images)) if row not in {failure.row for failure in failures}]
+        if not failures or not good:
+            return self.predict({tensor.name: pixels}) if good else ({}, failures)
+        outputs, failed = self.predict({tensor.name: pixels[good]})
+        failures += [Failure(good[failure.row], failure.invalid, failure.message) for failure in failed]
+        return {name: _scatter(values, good, len(images)) for name, values in outputs.items()}, failures
+
+    def _run(self, inputs: Tensors, rows: int) -> Tensors:
+        outputs = self._runtime.predict(inputs)
+        for tensor in self._outputs:
+            given = outputs[tensor.name]
+            expected = (rows, *tensor.shape[1:])
+            fits = given.ndim == len(expected) and all(
+                wanted in (-1, size) for wanted, size in zip(expected, given.shape, strict=True)
+            )
+            if not fits or given.dtype != np.dtype(tensor.dtype):
+                raise ModelError(
+                    f"Output {tensor.name!r} is {given.dtype} {list(given.shape)}; "
+                    f"the signature says {tensor.dtype} {list(expected)}."
+                )
+        return outputs
+
+    def _one_by_one(self, inputs: Tensors, rows: int) -> tuple[Tensors, list[Failure]]:
+        collected: Tensors = {}
+        failures: list[Failure] = []
+        for row in range(rows):
+            outputs, failed = self.predict({name: values[row : row + 1] for name, values in inputs.items()})
+            failures += [Failure(row, failure.invalid, failure.message) for failure in failed]
+            for name, values in outputs.items():
+                collected.setdefault(name, np.zeros((rows, *values.shape[1:]), values.dtype))[row] = values[0]
+        return collected, failures
+
+
+def _scatter(values: NDArray[Any], rows: list[int], count: int) -> NDArray[Any]:
+    scattered = np.zeros((count, *values.shape[1:]), values.dtype)
+    scattered[rows] = values
+    return scattered

@@ -1,0 +1,143 @@
+"""A replica: a process that loads one model version, says when it is ready, and answers batches until it is drained.
+
+It holds no requests: they belong to the gateway, which tries them elsewhere when the connection ends.
+"""
+
+from __future__ import annotations
+
+import selectors
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+
+from ganglion.core import faults
+from ganglion.core.errors import ControlError
+from ganglion.core.log import get_logger
+from ganglion.execution.member import current_member
+from ganglion.serving import wire
+from ganglion.serving.model import LoadedModel
+
+_CHUNK = 2**18
+_SEND_TIMEOUT = 30.0
+_log = get_logger(part="serving.replica")
+
+Respond = Callable[[wire.Frame], Sequence[wire.Buffer]]
+
+
+def serve(folder: str, max_batch: int = 32) -> None:
+    """Entry of a replica: load the package in `folder`, warm it, serve until drained.
+
+    Args:
+        folder: a model package.
+        max_batch: instances of the largest batch that the gateway sends; the model is warmed with it.
+
+    Raises:
+        ModelError: the package is half written, damaged or cannot be served.
+    """
+    member = current_member()
+    with closing(LoadedModel(Path(folder))) as model:
+        model.warm(max_batch)
+        listener, endpoint = member.listen()
+        with closing(FrameServer(listener, lambda frame: _answer(model, frame), member.draining)) as server:
+            member.ready(endpoint)
+            server.run()
+
+
+def _answer(model: LoadedModel, frame: wire.Frame) -> list[wire.Buffer]:
+    header, body = frame
+    batch = wire.decode_batch(header)
+    faults.point("serving.batch", id=batch.id)
+    if batch.images:
+        outputs, failures = model.predict_images(wire.images_of(batch.images, body))
+    else:
+        outputs, failures = model.predict(wire.tensors_of(batch.tensors, body))
+    answer = wire.Answer(batch.id, wire.describe(outputs.items()), tuple(failures))
+    return wire.encode(answer, [wire.raw(values) for values in outputs.values()])
+
+
+class FrameServer:
+    """Answers frames on a listening socket, one after the other, in the thread that calls `run`.
+
+    Args:
+        listener: a listening stream socket; closed with the server.
+        respond: from a frame to the buffers of its answer; `ControlError` ends the connection it came from.
+        draining: when set, what has arrived is answered and `run` returns.
+    """
+
+    def __init__(self, listener: socket.socket, respond: Respond, draining: threading.Event) -> None:
+        self._listener = listener
+        self._respond = respond
+        self._draining = draining
+        self._readers: dict[socket.socket, wire.FrameReader] = {}
+        self._selector = selectors.DefaultSelector()
+        self._waker, self._woken = socket.socketpair()
+        listener.setblocking(False)
+        self._selector.register(listener, selectors.EVENT_READ)
+        self._selector.register(self._woken, selectors.EVENT_READ)
+        threading.Thread(target=self._wake_when_draining, name="drain", daemon=True).start()
+
+    def run(self) -> None:
+        """Serve until drained."""
+        while not self._draining.is_set():
+            self._step(timeout=None)
+        self._selector.unregister(self._listener)
+        self._selector.unregister(self._woken)
+        while self._readers and (self._step(timeout=0) or any(map(len, self._readers.values()))):
+            pass
+
+    def close(self) -> None:
+        """Close every socket."""
+        for connection in tuple(self._readers):
+            self._drop(connection)
+        self._listener.close()
+        self._selector.close()
+        self._woken.close()
+
+    def _wake_when_draining(self) -> None:
+        self._draining.wait()
+        self._waker.close()  # makes the other end readable
+
+    def _step(self, timeout: float | None) -> bool:
+        """Handle what is readable; whether anything was."""
+        events = self._selector.select(timeout)
+        for key, _mask in events:
+            if key.fileobj is self._listener:
+                self._accept()
+            elif key.fileobj in self._readers:
+                self._read(key.fileobj)
+        return bool(events)
+
+    def _accept(self) -> None:
+        connection, _address = self._listener.accept()
+        connection.settimeout(_SEND_TIMEOUT)
+        if connection.family != socket.AF_UNIX:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._readers[connection] = wire.FrameReader()
+        self._selector.register(connection, selectors.EVENT_READ)
+
+    def _read(self, connection: socket.socket) -> None:
+        try:
+            data = connection.recv(_CHUNK)
+            if not data:
+                self._drop(connection)
+                return
+            for frame in self._readers[connection].feed(data):
+                _send(connection, self._respond(frame))
+        except (OSError, ControlError) as error:
+            _log.warning("gateway_dropped", error=f"{type(error).__name__}: {error}")
+            self._drop(connection)
+
+    def _drop(self, connection: socket.socket) -> None:
+        self._selector.unregister(connection)
+        del self._readers[connection]
+        connection.close()
+
+
+def _send(connection: socket.socket, buffers: Sequence[wire.Buffer]) -> None:
+    if sum(map(len, buffers)) < _CHUNK:
+        connection.sendall(b"".join(buffers))
+    else:
+        for buffer in buffers:
+            connection.sendall(buffer)

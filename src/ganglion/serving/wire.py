@@ -1,0 +1,202 @@
+"""What gateway and replica say to each other: one frame for each batch, one for its answer.
+
+A frame is the length of its header (four bytes) and of its body (eight bytes), both big-endian, the header in msgpack
+and the body: the raw bytes of tensors or encoded images, one after the other. Nothing is pickled. It runs over any
+stream socket, so that replicas can be on other nodes.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from ganglion.core.errors import ControlError
+
+_LENGTHS = struct.Struct(">IQ")
+LONGEST_HEADER = 16 * 2**20
+LONGEST_BODY = 2**31
+
+Buffer = bytes | bytearray | memoryview
+Frame = tuple[memoryview, memoryview]
+"""Header and body."""
+
+
+class TensorHeader(msgspec.Struct, frozen=True, array_like=True):
+    """A tensor of the body: name, NumPy dtype, shape; C order, little-endian."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class Batch(msgspec.Struct, frozen=True, array_like=True):
+    """Instances to predict: tensors, or encoded images.
+
+    Attributes:
+        id: chosen by the gateway; the answer carries it.
+        tensors: the tensors in the body; the first size of each is the number of instances.
+        images: bytes of each encoded image in the body, if the instances are images.
+    """
+
+    id: int
+    tensors: tuple[TensorHeader, ...] = ()
+    images: tuple[int, ...] = ()
+
+
+class Failure(msgspec.Struct, frozen=True, array_like=True):
+    """Why there is no prediction for one instance.
+
+    Attributes:
+        row: number of the instance in the batch.
+        invalid: the instance is at fault, not the model.
+        message: one line for a person.
+    """
+
+    row: int
+    invalid: bool
+    message: str
+
+
+class Answer(msgspec.Struct, frozen=True, array_like=True):
+    """Predictions for a batch.
+
+    Attributes:
+        id: of the batch.
+        tensors: the outputs in the body; rows of failed instances are zeros. Empty if every instance failed.
+        failures: the instances without a prediction.
+    """
+
+    id: int
+    tensors: tuple[TensorHeader, ...] = ()
+    failures: tuple[Failure, ...] = ()
+
+
+_encoder = msgspec.msgpack.Encoder()
+_batches = msgspec.msgpack.Decoder(Batch)
+_answers = msgspec.msgpack.Decoder(Answer)
+
+
+def encode(header: Batch | Answer, body: Sequence[Buffer]) -> list[Buffer]:
+    """A frame as buffers to be written one after the other; the body is not copied."""
+    encoded = _encoder.encode(header)
+    return [_LENGTHS.pack(len(encoded), sum(memoryview(part).nbytes for part in body)) + encoded, *body]
+
+
+def decode_batch(header: Buffer) -> Batch:
+    """Read the header of a batch.
+
+    Raises:
+        ControlError: it is not one.
+    """
+    try:
+        return _batches.decode(header)
+    except msgspec.DecodeError as error:
+        raise ControlError(f"A frame that is not a batch: {error}.") from error
+
+
+def decode_answer(header: Buffer) -> Answer:
+    """Read the header of an answer.
+
+    Raises:
+        ControlError: it is not one.
+    """
+    try:
+        return _answers.decode(header)
+    except msgspec.DecodeError as error:
+        raise ControlError(f"A frame that is not an answer: {error}.") from error
+
+
+def describe(tensors: Iterable[tuple[str, NDArray[Any]]]) -> tuple[TensorHeader, ...]:
+    """Headers of arrays."""
+    return tuple(TensorHeader(name, array.dtype.name, array.shape) for name, array in tensors)
+
+
+def raw(array: NDArray[Any]) -> memoryview:
+    """The bytes of an array in C order, not copied when they already are."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
+def tensors_of(headers: Sequence[TensorHeader], body: memoryview) -> dict[str, NDArray[Any]]:
+    """Arrays over the bytes of a body, copied only where they are not aligned.
+
+    Raises:
+        ControlError: the body is shorter or longer than its headers say.
+    """
+    arrays: dict[str, NDArray[Any]] = {}
+    start = 0
+    for header in headers:
+        try:
+            dtype = np.dtype(header.dtype)
+            count = int(np.prod(header.shape, dtype=np.int64))
+            array = np.frombuffer(body, dtype, count, start).reshape(header.shape)
+        except (TypeError, ValueError) as error:
+            raise ControlError(f"Tensor {header.name!r} does not fit its frame: {error}.") from error
+        arrays[header.name] = np.require(array, requirements="A")
+        start += count * dtype.itemsize
+    if start != body.nbytes:
+        raise ControlError(f"A frame has {body.nbytes} bytes of tensors; its header says {start}.")
+    return arrays
+
+
+def images_of(sizes: Sequence[int], body: memoryview) -> list[memoryview]:
+    """Encoded images over the bytes of a body, not copied.
+
+    Raises:
+        ControlError: the body is shorter or longer than the sizes say.
+    """
+    if min(sizes, default=0) < 0 or sum(sizes) != body.nbytes:
+        raise ControlError(f"A frame has {body.nbytes} bytes of images; its header says {sum(sizes)}.")
+    images = []
+    start = 0
+    for size in sizes:
+        images.append(body[start : start + size])
+        start += size
+    return images
+
+
+class FrameReader:
+    """Cuts a byte stream into frames."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def __len__(self) -> int:
+        return len(self._buffer)
+
+    def feed(self, data: bytes) -> list[Frame]:
+        """Add received bytes and return the frames that are complete.
+
+        Raises:
+            ControlError: a frame is longer than allowed.
+        """
+        if self._buffer:
+            self._buffer += data
+            if len(self._buffer) < self._needed(self._buffer):
+                return []
+            data = bytes(self._buffer)
+            self._buffer.clear()
+        view = memoryview(data)
+        frames: list[Frame] = []
+        while view and view.nbytes >= (end := self._needed(view)):
+            header = _LENGTHS.size + _LENGTHS.unpack_from(view)[0]
+            frames.append((view[_LENGTHS.size : header], view[header:end]))
+            view = view[end:]
+        self._buffer += view
+        return frames
+
+    @staticmethod
+    def _needed(data: Buffer) -> int:
+        """Bytes of the first frame, or of its lengths where those are not there yet."""
+        if len(data) < _LENGTHS.size:
+            return _LENGTHS.size
+        header, body = _LENGTHS.unpack_from(data)
+        if header > LONGEST_HEADER or body > LONGEST_BODY:
+            raise ControlError(
+                f"A frame of {header} + {body} bytes; at most {LONGEST_HEADER} + {LONGEST_BODY} are allowed."
+            )
+        return int(_LENGTHS.size + header + body)
