@@ -5,31 +5,27 @@ The public names are loaded on first use, so that `import ganglion` costs next t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ganglion.core.registry import lazy_names
 
 if TYPE_CHECKING:
     from ganglion.core.resources import Resources
-    from ganglion.platform import Platform, RunResult, run
-    from ganglion.workflow import as_completed, pipeline, step
+    from ganglion.platform import Platform, Run, run
+    from ganglion.workflow import as_completed, current_step, pipeline, step
 
 __version__ = "0.1.0"
-__all__ = ["Platform", "Resources", "RunResult", "as_completed", "pipeline", "run", "step"]
+__all__ = ["Platform", "Resources", "Run", "as_completed", "current_step", "pipeline", "run", "step"]
 
 _HOMES = {
-    "Platform": "ganglion.platform",
-    "Resources": "ganglion.core.resources",
-    "RunResult": "ganglion.platform",
-    "as_completed": "ganglion.workflow",
-    "pipeline": "ganglion.workflow",
-    "run": "ganglion.platform",
-    "step": "ganglion.workflow",
+    "Platform": "platform",
+    "Resources": "core.resources",
+    "Run": "platform",
+    "as_completed": "workflow",
+    "current_step": "workflow",
+    "pipeline": "workflow",
+    "run": "platform",
+    "step": "workflow",
 }
 
-
-def __getattr__(name: str) -> Any:
-    """Load a public name from the module it lives in."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'ganglion' has no attribute {name!r}")
-    from ganglion.core.registry import load_object
-
-    return load_object(f"{_HOMES[name]}:{name}")
+__getattr__ = lazy_names(__name__, _HOMES)

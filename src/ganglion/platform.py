@@ -6,7 +6,6 @@ and, once something has to run, a backend with its supervisor and a model server
 
 from __future__ import annotations
 
-import os
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from ganglion.core.config import Config
 from ganglion.core.errors import ConfigurationError, suggest
 from ganglion.core.ids import Ids, RandomIds
 from ganglion.core.log import get_logger
+from ganglion.core.project import find_folder
 from ganglion.core.registry import load_object
 from ganglion.core.run_events import AnyRunEvent
 
@@ -69,17 +69,6 @@ class PlatformConfig(Config, frozen=True):
     """
 
     execution: ExecutionConfig = ExecutionConfig()
-
-
-def find_folder(start: Path | None = None) -> Path:
-    """The project folder: `$GANGLION_HOME`, else the nearest `.ganglion` here or above, else `./.ganglion`."""
-    if given := os.environ.get("GANGLION_HOME"):
-        return Path(given).absolute()
-    here = (start or Path.cwd()).absolute()
-    for folder in (here, *here.parents):
-        if (folder / ".ganglion").is_dir():
-            return folder / ".ganglion"
-    return here / ".ganglion"
 
 
 def load_configuration(folder: Path, overrides: Sequence[str] = ()) -> PlatformConfig:
@@ -213,6 +202,12 @@ class Platform:
             result = engine.run(graph, resume=resume)
         return Run(self, result)
 
+    def is_running(self, job: Path) -> bool:
+        """Whether a process of the job whose folder this is (`jobs/<job>`) still runs on this machine."""
+        from ganglion.backends.local.attempts import is_running
+
+        return is_running(job)
+
     def close(self) -> None:
         """End what was started, in reverse order."""
         while self._closers:
@@ -267,10 +262,15 @@ class Run:
         return metrics_frame(self._platform.record, self.id)
 
     @property
+    def services(self) -> dict[str, Any]:
+        """What the platform serves: `url`, `models` with versions and replicas, `ensembles`; empty if nothing."""
+        server = self._platform.__dict__.get("server")
+        return server.status() if server is not None else {}
+
+    @property
     def url(self) -> str | None:
         """Where the platform's gateway answers, if the run has started one and the platform is open."""
-        server = self._platform.__dict__.get("server")
-        return server.url if server is not None else None
+        return self.services.get("url")
 
 
 _default: Platform | None = None

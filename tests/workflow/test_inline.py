@@ -222,6 +222,7 @@ def test_steps_know_seed_limit_and_folder_and_report_metrics(inline: Any, tmp_pa
         here = current_step()
         here.report({"loss": 0.5, "epoch": 1, "note": "fine", "done": True})
         here.report({"loss": 0.25, "epoch": 2})
+        here.report({"loss": float("nan"), "epoch": 3})  # no line of the journal could be read again
         return here.seed, here.limit, here.step
 
     inline.engine.limit = 100

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -32,6 +33,22 @@ def load_object(path: str) -> Any:
         except AttributeError as error:
             raise UserError(f"{module_name!r} has no {qualified!r}.") from error
     return found
+
+
+def lazy_names(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
+    """A module-level `__getattr__` that imports a public name when it is first used.
+
+    Args:
+        package: `__name__` of the module that it is for.
+        homes: the module, relative to the package, in which each name lives.
+    """
+
+    def load(name: str) -> Any:
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return load_object(f"{package}.{homes[name]}:{name}")
+
+    return load
 
 
 def load_modules(names: tuple[str, ...]) -> None:

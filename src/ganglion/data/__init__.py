@@ -7,9 +7,9 @@ package loads no NumPy.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ganglion.core.registry import load_object
+from ganglion.core.registry import lazy_names
 
 if TYPE_CHECKING:
     from ganglion.data.datasets import CLASSES, fashion_mnist
@@ -67,8 +67,4 @@ __all__ = [
     "source_from",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return load_object(f"{__name__}.{_MODULES[name]}:{name}")
+__getattr__ = lazy_names(__name__, _MODULES)

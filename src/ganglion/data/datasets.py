@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from ganglion.core.errors import DataError, suggest
+from ganglion.core.project import find_folder
 from ganglion.data.download import download_gzip
 from ganglion.data.idx import IdxSource
 
@@ -54,8 +55,7 @@ def fashion_mnist(
     Args:
         part: `train` or `test`.
         folder: the only place to look in.
-        cache: folder for downloads; `cache/fashion-mnist` in the project's folder (`$GANGLION_HOME`, else `.ganglion`)
-            if `None`.
+        cache: folder for downloads; `cache/fashion-mnist` in the project folder if `None`.
         url: folder to download from.
 
     Returns:
@@ -67,8 +67,8 @@ def fashion_mnist(
     if part not in _NAMES:
         raise DataError(f"Fashion-MNIST has no part {part!r}. {suggest(part, _NAMES)}")
     if cache is None:
-        cache = Path(os.environ.get("GANGLION_HOME") or ".ganglion") / "cache" / "fashion-mnist"
-    places = [folder] if folder is not None else [*_data_folders(), cache, _DEBIAN]
+        cache = find_folder() / "cache" / "fashion-mnist"
+    places = [folder] if folder is not None else places_of_fashion_mnist(cache)
     for place in places:
         if (found := _files_in(place, part)) is not None:
             return found
@@ -90,9 +90,11 @@ def fashion_mnist(
     return _source(cache / f"{_NAMES[part][0]}.gz", cache / f"{_NAMES[part][1]}.gz")
 
 
-def _data_folders() -> list[Path]:
+def places_of_fashion_mnist(cache: Path) -> list[Path]:
+    """Where its files are looked for, in order."""
     given = os.environ.get("GANGLION_DATA")
-    return [Path(given), Path(given) / "fashion-mnist"] if given else []
+    named = [Path(given), Path(given) / "fashion-mnist"] if given else []
+    return [*named, cache, _DEBIAN]
 
 
 def _files_in(folder: Path, part: str) -> IdxSource | None:

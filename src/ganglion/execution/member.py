@@ -144,7 +144,11 @@ def connect(endpoint: str, timeout: float | None = None) -> socket.socket:
     if kind == "unix":
         client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         client.settimeout(timeout)
-        client.connect(rest)
+        try:
+            client.connect(rest)
+        except OSError:
+            client.close()
+            raise
         return client
     host, _, port = rest.rpartition(":")
     client = socket.create_connection((host, int(port)), timeout)

@@ -41,7 +41,7 @@ class Restart(msgspec.Struct, frozen=True, kw_only=True):
 
     def delay(self, failures: int) -> float:
         """Seconds to wait before restart number `failures` (from 1) of one member."""
-        return float(min(self.longest, self.backoff * 2 ** max(0, failures - 1)))
+        return float(min(self.longest, self.backoff * 2.0 ** min(60, max(0, failures - 1))))
 
 
 NEVER = Restart()

@@ -17,8 +17,10 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from ganglion.core.clock import Clock, SystemClock
-from ganglion.core.errors import ControlError
+from ganglion.core.errors import ControlError, SpecError
 from ganglion.core.events import (
     Event,
     JobAdmitted,
@@ -37,7 +39,7 @@ from ganglion.execution.control import AnyUp, Hello, Joined, Message, Ready, Rep
 from ganglion.execution.exits import Evidence, MemberEnded
 from ganglion.execution.job_state import JobState
 from ganglion.execution.lifecycle import advance, begin, deadline
-from ganglion.execution.outcome import Outcome
+from ganglion.execution.outcome import Outcome, OutcomeState
 from ganglion.execution.spec import AnySpec
 
 Listener = Callable[[Event], None]
@@ -125,7 +127,8 @@ class Supervisor:
         self.backend = backend
         self._folder = folder
         self._clock = clock or SystemClock()
-        self._token = _token(folder, name)
+        self._token_file = folder / "control" / f"{name}.token"
+        self._token = _token(self._token_file)
         self._jobs: dict[str, Job] = {}
         self._queue: queue.SimpleQueue[tuple[str, Any] | None] = queue.SimpleQueue()
         where = f"tcp:{backend.control_host}" if backend.control_host else f"unix:{_socket_path(folder, name)}"
@@ -142,11 +145,15 @@ class Supervisor:
             listener: gets every event of the job.
 
         Raises:
-            SpecError: the backend can never run it.
+            SpecError: the backend can never run it, or its arguments are not plain data.
             ControlError: the supervisor is closed, or the id is taken.
         """
         if self._closed or spec.id in self._jobs:
             raise ControlError(f"{spec.id}: " + ("the supervisor is closed." if self._closed else "the id is taken."))
+        try:
+            msgspec.msgpack.decode(msgspec.msgpack.encode(spec), type=AnySpec)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise SpecError(f"{spec.id}: what its processes are to be told is not plain data: {error}.") from error
         plans = self.backend.render(spec, self.backend.capacity())
         job = Job(self, begin(spec, plans), listener)
         self._jobs[spec.id] = job
@@ -171,6 +178,7 @@ class Supervisor:
         self._thread.join()
         self.backend.close()
         self.control.close()
+        self._token_file.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # in use by another supervisor of the project
             runtime_folder(self._folder).rmdir()
 
@@ -214,7 +222,10 @@ class Supervisor:
                 return
             name, happened = item
             if name in self._jobs:
-                self._take(self._jobs[name], happened)
+                try:
+                    self._take(self._jobs[name], happened)
+                except Exception as error:  # noqa: BLE001  # one job that breaks a rule must not end all others
+                    self._abandon(self._jobs[name], error)
 
     def _patience(self) -> float | None:
         times = [at for job in list(self._jobs.values()) if (at := deadline(job.state)) is not None]
@@ -264,6 +275,17 @@ class Supervisor:
             )
         for order in orders:
             self._execute(job, order)
+
+    def _abandon(self, job: Job, error: Exception) -> None:
+        """End a job that cannot be carried on: something below broke its contract."""
+        get_logger(job=job.spec.id).error("a job had to be given up", exc_info=True)
+        for handle in job._handles.values():
+            self.backend.stop(handle, 0.0)
+        message = f"could not be carried on: {type(error).__name__}: {error}"
+        outcome = Outcome(state=OutcomeState.FAILED, message=message)
+        job._state = msgspec.structs.replace(job.state, outcome=outcome)
+        self.backend.release([member.plan for member in job.state.members.values()])
+        self._execute(job, instructions.Finish(outcome))
 
     def _advance(self, job: Job, signal: signals.Signal) -> None:
         job._state, orders = advance(job.state, signal, self._clock.monotonic())
@@ -316,9 +338,8 @@ class Supervisor:
                 job._over.set()
 
 
-def _token(folder: Path, name: str) -> str:
+def _token(path: Path) -> str:
     """The secret that this supervisor's agents know, kept so that a successor of the same name knows it too."""
-    path = folder / "control" / f"{name}.token"
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

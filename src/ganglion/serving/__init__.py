@@ -6,9 +6,9 @@ owns every request until its answer is written; replicas are killable processes 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ganglion.core.registry import load_object
+from ganglion.core.registry import lazy_names
 
 if TYPE_CHECKING:
     from ganglion.serving.client import Client
@@ -17,15 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Client", "ModelRepository", "ModelServer"]
 
-_PLACES = {
-    "Client": "ganglion.serving.client:Client",
-    "ModelRepository": "ganglion.serving.repository:ModelRepository",
-    "ModelServer": "ganglion.serving.controller:ModelServer",
-}
+_MODULES = {"Client": "client", "ModelRepository": "repository", "ModelServer": "controller"}
 
-
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used, so that a client loads no server."""
-    if name not in _PLACES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return load_object(_PLACES[name])
+__getattr__ = lazy_names(__name__, _MODULES)

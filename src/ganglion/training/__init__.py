@@ -6,9 +6,9 @@ A `TrainingPlan` is plain data; `gang` turns it into a spec, `fit` runs that and
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ganglion.core.registry import load_object
+from ganglion.core.registry import lazy_names
 
 if TYPE_CHECKING:
     from ganglion.training.callbacks import Callback, EarlyStopping, KeepBest
@@ -48,8 +48,4 @@ _MODULES = {
     "gang": "plan",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return load_object(f"{__name__}.{_MODULES[name]}:{name}")
+__getattr__ = lazy_names(__name__, _MODULES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import traceback
@@ -155,7 +156,8 @@ class StepHost:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    """Whether the journal can keep it: JSON has no word for what is not finite."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _run_here(spec: AnySpec, listener: Callable[[Event], None], clock: Clock) -> Outcome:

@@ -111,7 +111,7 @@ class Host(Protocol):
         ...
 
     def report(self, values: Mapping[str, Any], member: str = "") -> None:
-        """Record metrics: numbers, with an optional position under `epoch` or `step`."""
+        """Record metrics: finite numbers, with an optional position under `epoch` or `step`."""
         ...
 
     def published(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import sys
@@ -17,8 +16,8 @@ from pathlib import Path
 import msgspec
 import psutil
 
+from ganglion.backends.local.attempts import EVIDENCE, LOG, identify
 from ganglion.backends.local.ledger import Grant, Ledger
-from ganglion.backends.local.warden import EVIDENCE, IDENTITY
 from ganglion.backends.local.warden_client import WardenClient
 from ganglion.backends.local.wire import Ended, Notice, Started, StartMember, StopMember
 from ganglion.core.config import Config
@@ -182,7 +181,7 @@ class LocalBackend:
 
     def logs(self, handle: Handle) -> Iterator[bytes]:
         """What the attempt has written so far."""
-        with contextlib.suppress(FileNotFoundError), open(Path(str(handle.reference["folder"])) / "log", "rb") as file:
+        with contextlib.suppress(FileNotFoundError), open(Path(str(handle.reference["folder"])) / LOG, "rb") as file:
             while chunk := file.read(65536):
                 yield chunk
 
@@ -195,7 +194,7 @@ class LocalBackend:
         if warden is not None:
             with contextlib.suppress(ControlError):  # a lost warden took its members along, and has said so
                 warden.send(StopMember(key=key, grace=grace))
-        elif (process := _identify(key)) is not None:
+        elif (process := identify(Path(key))) is not None:
             _terminate(process, grace)
 
     def close(self) -> None:
@@ -253,7 +252,7 @@ class LocalBackend:
                     group.remove(warden)
             orphans = [key for key, attempt in self._attempts.items() if attempt.warden is warden and not attempt.ended]
         for key in orphans:
-            if (process := _identify(key)) is not None:
+            if (process := identify(Path(key))) is not None:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
             note = "the process that had started it was killed"
@@ -262,7 +261,7 @@ class LocalBackend:
     def _watch(self, handle: Handle) -> None:
         """Follow a process that is not ours: it is over when its warden has left evidence or it is gone."""
         key = str(handle.reference["folder"])
-        process = _identify(key)
+        process = identify(Path(key))
         if process is not None:
             self._receive(Started(key=key, at=process.create_time(), pid=process.pid))
         while not self._closed.wait(POLL_INTERVAL):
@@ -286,16 +285,6 @@ def _run(grants: list[Grant]) -> None:
         grant()
 
 
-def _identify(key: str) -> psutil.Process | None:
-    """The process of an attempt, if it still is that process and not a later one with its number."""
-    try:
-        identity = msgspec.json.decode((Path(key) / IDENTITY).read_bytes())
-        process = psutil.Process(identity["pid"])
-    except (FileNotFoundError, psutil.NoSuchProcess):
-        return None
-    return process if process.create_time() <= identity["at"] + 1.0 else None
-
-
 def _terminate(process: psutil.Process, grace: float) -> None:
     """End a process that no warden of ours waits for."""
 
@@ -307,8 +296,3 @@ def _terminate(process: psutil.Process, grace: float) -> None:
                 os.killpg(process.pid, signal.SIGKILL)
 
     threading.Thread(target=finish, name="ganglion-terminate", daemon=True).start()
-
-
-def delete_attempts(folder: Path, job: str) -> None:
-    """Remove the logs and reports of a job that is over."""
-    shutil.rmtree(folder / "jobs" / job, ignore_errors=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from ganglion.backends.local.attempts import LOG, REPORT, REQUEST, write_atomically
 from ganglion.backends.local.memory import delegated_cgroup, enter_cgroup, limit_data
 from ganglion.backends.local.wire import StartMember
 from ganglion.execution import agent
@@ -19,15 +20,6 @@ from ganglion.execution.exits import AgentReport
 from ganglion.execution.spec import OnControlLoss
 
 _PR_SET_PDEATHSIG = 1
-REPORT = "report.msgpack"
-REQUEST = "request.msgpack"
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a small file so that a reader sees all of it or nothing."""
-    temporary = path.with_suffix(".partial")
-    temporary.write_bytes(data)
-    temporary.rename(path)
 
 
 def detach(parent: int, on_control_loss: OnControlLoss) -> None:
@@ -95,7 +87,7 @@ def _flush() -> None:
 
 def open_log(folder: Path) -> None:
     """Send standard output and error of this process to the attempt's log, in one order; nothing comes in."""
-    log = os.open(folder / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    log = os.open(folder / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.dup2(log, 1)

@@ -25,6 +25,7 @@ from typing import NoReturn
 import msgspec
 
 from ganglion.backends.local import member_process
+from ganglion.backends.local.attempts import EVIDENCE, IDENTITY, LOG, REPORT, REQUEST, write_atomically
 from ganglion.backends.local.memory import delegated_cgroup, leave_cgroup
 from ganglion.backends.local.wire import Ended, Notice, Request, Started, StartMember, StopMember, encode
 from ganglion.core.registry import load_modules
@@ -32,8 +33,6 @@ from ganglion.execution.control import FrameReader
 from ganglion.execution.exits import AgentReport, Evidence
 from ganglion.execution.spec import OnControlLoss
 
-EVIDENCE = "evidence.msgpack"
-IDENTITY = "process"
 _MEMORY_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
@@ -124,7 +123,7 @@ class Warden:
             return
         self.members[pid] = _Member(request, pid)
         now = time.time()
-        member_process.write_atomically(folder / IDENTITY, msgspec.json.encode({"pid": pid, "at": now}))
+        write_atomically(folder / IDENTITY, msgspec.json.encode({"pid": pid, "at": now}))
         self.tell(Started(key=request.key, at=now, pid=pid))
 
     def fork_member(self, request: StartMember) -> int:
@@ -187,7 +186,7 @@ class Warden:
                 peak_memory=usage.ru_maxrss * _MEMORY_UNIT,
             )
             ended = Ended(key=member.request.key, at=time.time(), evidence=evidence)
-            member_process.write_atomically(folder / EVIDENCE, msgspec.msgpack.encode(ended))
+            write_atomically(folder / EVIDENCE, msgspec.msgpack.encode(ended))
             self.tell(ended)
 
     def tell(self, notice: Notice) -> None:
@@ -213,7 +212,7 @@ def _thread_count() -> int:
 
 def _read_report(folder: Path) -> AgentReport | None:
     try:
-        return msgspec.msgpack.decode((folder / member_process.REPORT).read_bytes(), type=AgentReport)
+        return msgspec.msgpack.decode((folder / REPORT).read_bytes(), type=AgentReport)
     except FileNotFoundError:
         return None
 
@@ -221,7 +220,7 @@ def _read_report(folder: Path) -> AgentReport | None:
 def _spawn_member(request: StartMember) -> int:
     """Start a new interpreter for the member; what it has to know is in its folder."""
     folder = Path(request.key)
-    path = folder / member_process.REQUEST
+    path = folder / REQUEST
     path.touch(mode=0o600)
     path.write_bytes(msgspec.msgpack.encode(request))
     log = os.O_WRONLY | os.O_CREAT | os.O_APPEND
@@ -231,7 +230,7 @@ def _spawn_member(request: StartMember) -> int:
         os.environ,
         file_actions=[
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-            (os.POSIX_SPAWN_OPEN, 1, str(folder / "log"), log, 0o644),
+            (os.POSIX_SPAWN_OPEN, 1, str(folder / LOG), log, 0o644),
             (os.POSIX_SPAWN_DUP2, 1, 2),
         ],
         setpgroup=0,

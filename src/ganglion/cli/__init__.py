@@ -1,0 +1,1 @@
+"""The command line: `ganglion`, one module for each verb."""

@@ -1,0 +1,69 @@
+"""What is logged, and what never is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from ganglion.core import log
+
+
+@pytest.fixture(autouse=True)
+def unconfigured() -> Iterator[None]:
+    structlog.reset_defaults()
+    yield
+    structlog.reset_defaults()
+
+
+def test_a_library_is_quiet_but_for_warnings(capsys: pytest.CaptureFixture[str]):
+    log.get_logger().info("all is well")
+    log.get_logger().warning("look here")
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert "look here" in output.err
+    assert "all is well" not in output.err
+
+
+def test_lines_carry_what_was_bound(capsys: pytest.CaptureFixture[str]):
+    log.configure("info", as_json=True)
+    log.get_logger(run="run-1").bind(job="job-1").info("started", pid=7)
+    line = json.loads(capsys.readouterr().err)
+    assert line.pop("timestamp")
+    assert line == {"event": "started", "level": "info", "run": "run-1", "job": "job-1", "pid": 7}
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+@pytest.mark.parametrize(
+    "key", ["token", "api_token", "PASSWORD", "database_password", "client_secret", "Authorization"]
+)
+def test_secrets_are_masked(capsys: pytest.CaptureFixture[str], key: str, as_json: bool):
+    log.configure("debug", as_json=as_json)
+    log.get_logger(**{key: "hunter2"}).debug("bound")
+    log.get_logger().debug("given", **{key: "hunter2"})
+    text = capsys.readouterr().err
+    assert "hunter2" not in text
+    assert text.count("***") == 2
+
+
+def test_an_exception_is_shown_with_its_traceback(capsys: pytest.CaptureFixture[str]):
+    try:
+        raise ValueError("broken")
+    except ValueError:
+        log.get_logger().error("failed", exc_info=True)
+    text = capsys.readouterr().err
+    assert "ValueError: broken" in text
+    assert "Traceback" in text
+
+
+def test_a_line_goes_to_what_standard_error_is_when_it_is_written(capsys, monkeypatch, tmp_path):
+    log.configure()
+    with open(tmp_path / "log", "w") as file:
+        monkeypatch.setattr("sys.stderr", file)
+        log.get_logger().warning("to the file")
+    monkeypatch.undo()
+    log.get_logger().warning("to the terminal")
+    assert "to the file" in (tmp_path / "log").read_text()
+    assert "to the terminal" in capsys.readouterr().err
