@@ -73,7 +73,7 @@ class Bench:
         begin = time.time()
         outcome = self.supervisor.submit(spec).wait(PATIENCE)
         outcome.raise_for_failure()
-        return max(exit_.value for exit_ in outcome.exits.values()) - begin
+        return max(float(exit_.value) for exit_ in outcome.exits.values()) - begin
 
     def until_user_code(self, preload: tuple[str, ...] = ()) -> float:
         """Seconds from the submission of a task until its entry is called."""

@@ -96,7 +96,7 @@ def show(title: str, measurements: Sequence[Measurement], context: Mapping[str, 
         document = {"benchmark": title, "environment": dict(context), "cases": rows}
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(document)).decode() + "\n")
         return
-    console = Console()
+    console = Console(width=max(Console().width, 160))  # wide enough for a table in a file
     console.print(", ".join(f"{name} {value}" for name, value in context.items()), highlight=False)
     table = Table("case", title=title)
     for heading in ("median", "fastest", "slowest", "ratio"):

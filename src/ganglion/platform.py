@@ -49,7 +49,7 @@ CONFIGURATION = "ganglion.toml"
 Listener = Callable[[AnyRunEvent], None]
 
 
-class ExecutionConfig(Config, frozen=True):
+class ExecutionConfig(Config, frozen=True, kw_only=True):
     """Where things run.
 
     Attributes:
@@ -61,7 +61,7 @@ class ExecutionConfig(Config, frozen=True):
     options: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
-class PlatformConfig(Config, frozen=True):
+class PlatformConfig(Config, frozen=True, kw_only=True):
     """Configuration of a platform: the contents of `ganglion.toml`.
 
     Attributes:

@@ -110,7 +110,7 @@ def test_a_preload_that_fails_leaves_the_error_to_the_member(supervisor, tmp_pat
 
 
 def test_variables_that_come_too_late_are_refused(supervisor: Supervisor):
-    with pytest.raises(SpecError, match="OMP_NUM_THREADS in the environment comes too late.*use numerics"):
+    with pytest.raises(SpecError, match=r"OMP_NUM_THREADS in the environment comes too late.*use numerics"):
         supervisor.submit(task("late", environment={"OMP_NUM_THREADS": "4"}))
 
 

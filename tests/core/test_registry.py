@@ -39,7 +39,7 @@ def test_a_module_that_is_not_there_is_the_users_error(path):
 
 
 def test_a_name_that_is_not_there_is_the_users_error():
-    with pytest.raises(UserError, match="'json' has no 'JSONEncoder.missing'"):
+    with pytest.raises(UserError, match=r"'json' has no 'JSONEncoder\.missing'"):
         load_object("json:JSONEncoder.missing")
 
 
@@ -77,7 +77,7 @@ def test_a_recipe_is_imported_by_its_name_with_its_neighbours(tmp_path: Path):
 @pytest.mark.parametrize("name", ["my-recipe.py", "1recipe.py", "recipe.txt"])
 def test_a_name_that_cannot_be_imported_is_refused(tmp_path: Path, name: str):
     (tmp_path / name).touch()
-    with pytest.raises(UserError, match="must be a Python identifier followed by .py"):
+    with pytest.raises(UserError, match=r"must be a Python identifier followed by \.py"):
         load_file(tmp_path / name)
 
 
@@ -88,7 +88,7 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path):
 
 def test_a_recipe_with_the_name_of_another_module_is_refused(tmp_path: Path):
     (tmp_path / "json.py").write_text("VALUE = 1\n")
-    with pytest.raises(UserError, match="has the name of another module .*rename the file"):
+    with pytest.raises(UserError, match=r"has the name of another module .*rename the file"):
         load_file(tmp_path / "json.py")
 
 

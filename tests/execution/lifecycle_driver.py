@@ -11,7 +11,7 @@ from ganglion.execution.job_state import JobState, MemberState, Phase
 from ganglion.execution.lifecycle import advance, begin, deadline
 from ganglion.execution.outcome import Outcome
 from ganglion.execution.signals import Admitted, Ended, Joined, Ready, Signal, Submitted, Tick
-from ganglion.execution.spec import AnySpec, plan_members
+from ganglion.execution.spec import AnySpec, Gang, Role, Service, Task, plan_members
 
 I = TypeVar("I", bound=Instruction)  # noqa: E741  # an instruction
 ENTRY = Entry(path="ganglion.testing.entries:add")
@@ -21,6 +21,18 @@ CRASH = Evidence(code=1)
 
 def killed(number: int = 15) -> Evidence:
     return Evidence(signal=number)
+
+
+def task(**fields) -> Task:
+    return Task(id="job", entry=ENTRY, **fields)
+
+
+def gang(count: int = 3, *, minimum: int | None = None, **fields) -> Gang:
+    return Gang(id="job", entry=ENTRY, roles=(Role(count=count, minimum=minimum),), **fields)
+
+
+def service(replicas: int = 2, **fields) -> Service:
+    return Service(id="job", entry=ENTRY, replicas=replicas, **fields)
 
 
 class Driver:

@@ -76,9 +76,11 @@ class World:
         self.attempts: dict[str, int] = {}
         self.replaced: dict[str, int] = {}
         self.finishes = 0
+        self.cancelled = False
         self.tell(Submitted())
 
     def tell(self, signal: Signal) -> None:
+        self.cancelled = isinstance(signal, Cancel)
         self.state, orders = advance(self.state, signal, self.now)
         for order in orders:
             assert self.finishes == 0, f"{order} after the end"
@@ -104,7 +106,7 @@ class World:
                 self.attempts[name] = self.processes[name] = attempt
             case Stop(member=name, attempt=attempt):
                 assert self.processes.get(name) == attempt, "stopped what does not live"
-                assert name not in self.stopping, "stopped twice"
+                assert name not in self.stopping or self.cancelled, "stopped twice"
                 self.stopping.add(name)
             case Broadcast(membership=membership):
                 for peer in membership.peers:

@@ -39,7 +39,8 @@ def test_reports_and_readiness_are_sent():
 
 
 @pytest.mark.parametrize("where", ["unix", "tcp", ""])
-def test_what_listens_can_be_connected_to(tmp_path: Path, where: str):
+def test_what_listens_can_be_connected_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     listen_at = {"unix": f"unix:{tmp_path / 'replica.sock'}", "tcp": "tcp:127.0.0.1", "": ""}[where]
     server, endpoint = Member(name="replica-0", listen_at=listen_at).listen()
     assert endpoint.startswith(listen_at or "unix:")

@@ -77,7 +77,7 @@ def test_the_last_event_comes_before_wait_returns(supervisor: Supervisor):
 
 def test_a_failure_is_raised_with_the_traceback_of_the_culprit(supervisor: Supervisor):
     job = supervisor.submit(Task(id="fail", entry=entry_of(entries.fail), arguments={"message": "no luck"}))
-    with pytest.raises(JobFailedError, match="(?s)task-0 exception: ValueError: no luck.*raise ValueError") as caught:
+    with pytest.raises(JobFailedError, match=r"(?s)task-0 exception: ValueError: no luck.*raise ValueError") as caught:
         job.wait(PATIENCE).raise_for_failure()
     assert caught.value.outcome.culprit == "task-0"
     assert caught.value.exit_code == 1

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ganglion.core.errors import SpecError
+from ganglion.core.resources import Resources
 from ganglion.core.run_events import (
     MetricReported,
     ResourcesSampled,
@@ -15,6 +16,7 @@ from ganglion.core.run_events import (
     StepStarted,
     StepUpdated,
 )
+from ganglion.workflow import pipeline, step
 
 COMMON = """
     import os, time
@@ -267,3 +269,15 @@ def test_a_script_needs_no_module_of_its_own(python: Any, tmp_path: Path):
     assert python(script).stdout.strip() == "42 ['succeeded', 'succeeded']"
     assert python(script).stdout.strip() == "42 ['cached', 'cached']"
     assert python(script.replace("FACTOR = 2", "FACTOR = 3")).stdout.strip().startswith("63 [")
+
+
+def test_what_can_never_run_is_not_tried_again(local: Any):
+    @step(resources=Resources(cpu=1000.0), retries=3)
+    def enormous() -> int:
+        return 1
+
+    recorded = local()
+    result = recorded.run(pipeline(lambda: enormous()).trace())
+    assert result.state == "failed"
+    assert "1000 CPUs of" in result.message
+    assert len(recorded.of(StepFinished, "enormous")) == 1

@@ -101,10 +101,11 @@ class Progress:
                 row.note = message or cache
                 row.metrics |= event.metrics
                 took = duration_text(at - row.start)
+                note = message or (cache if state == "cached" else "")
                 shown = metrics_text(row.metrics)
                 if state == "cancelled":
                     return f"{step}: cancelled"
-                return f"{step}: {state} in {took}" + "".join(f", {text}" for text in (row.note, shown) if text)
+                return f"{step}: {state} in {took}" + "".join(f", {text}" for text in (note, shown) if text)
             case ModelPublished(model=model, version=version, aliases=aliases):
                 return f"published {model} version {version}" + (f" as {', '.join(aliases)}" if aliases else "")
             case RunFinished(state=state, message=message):

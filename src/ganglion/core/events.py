@@ -62,7 +62,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
     job: str
 
 
-class JobAdmitted(Event, frozen=True, tag="job_admitted"):
+class JobAdmitted(Event, frozen=True, kw_only=True, tag="job_admitted"):
     """The resources of these members are reserved.
 
     Attributes:
@@ -72,7 +72,7 @@ class JobAdmitted(Event, frozen=True, tag="job_admitted"):
     members: tuple[str, ...]
 
 
-class MemberEvent(Event, frozen=True):
+class MemberEvent(Event, frozen=True, kw_only=True):
     """Base of what happens to one attempt of one member.
 
     Attributes:
@@ -84,32 +84,32 @@ class MemberEvent(Event, frozen=True):
     attempt: int
 
 
-class MemberStarted(MemberEvent, frozen=True, tag="member_started"):
+class MemberStarted(MemberEvent, frozen=True, kw_only=True, tag="member_started"):
     """A process exists."""
 
     host: str
     pid: int
 
 
-class MemberJoined(MemberEvent, frozen=True, tag="member_joined"):
+class MemberJoined(MemberEvent, frozen=True, kw_only=True, tag="member_joined"):
     """The agent in the process dialled back; it can be reached by its peers at `address` (host:port)."""
 
     address: str
 
 
-class MemberReady(MemberEvent, frozen=True, tag="member_ready"):
+class MemberReady(MemberEvent, frozen=True, kw_only=True, tag="member_ready"):
     """The member serves at `endpoint` (`unix:PATH` or `tcp:HOST:PORT`)."""
 
     endpoint: str
 
 
-class MemberReported(MemberEvent, frozen=True, tag="member_reported"):
+class MemberReported(MemberEvent, frozen=True, kw_only=True, tag="member_reported"):
     """The entry reported values: metrics, progress."""
 
     values: dict[str, Any]
 
 
-class MemberSampled(MemberEvent, frozen=True, tag="member_sampled"):
+class MemberSampled(MemberEvent, frozen=True, kw_only=True, tag="member_sampled"):
     """A sample of what the process uses.
 
     Attributes:
@@ -123,13 +123,13 @@ class MemberSampled(MemberEvent, frozen=True, tag="member_sampled"):
     threads: int
 
 
-class MemberExited(MemberEvent, frozen=True, tag="member_exited"):
+class MemberExited(MemberEvent, frozen=True, kw_only=True, tag="member_exited"):
     """The process is gone."""
 
     exit: Exit
 
 
-class JobFinished(Event, frozen=True, tag="job_finished"):
+class JobFinished(Event, frozen=True, kw_only=True, tag="job_finished"):
     """The job is over and holds nothing any more.
 
     Attributes:

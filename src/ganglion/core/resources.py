@@ -8,6 +8,9 @@ import msgspec
 
 from ganglion.core.errors import ConfigurationError
 
+_ROUNDING = 1e-4
+"""Shares such as a third do not add up to one exactly; less than this is no difference."""
+
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 _SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?\s*$", re.IGNORECASE)
 
@@ -68,16 +71,16 @@ class Resources(msgspec.Struct, frozen=True, kw_only=True):
 
     def fits(self, available: Resources) -> bool:
         """Whether this request can be met from `available`."""
-        return self.cpu <= available.cpu and self.memory <= available.memory and self.gpu <= available.gpu
+        return not self.missing(available)
 
     def missing(self, available: Resources) -> str:
         """Say which amounts of this request exceed `available`; empty when it fits."""
         parts = []
-        if self.cpu > available.cpu:
+        if self.cpu > available.cpu + _ROUNDING:
             parts.append(f"{self.cpu:g} CPUs of {available.cpu:g}")
         if self.memory > available.memory:
             parts.append(f"{format_size(self.memory)} of memory of {format_size(available.memory)}")
-        if self.gpu > available.gpu:
+        if self.gpu > available.gpu + _ROUNDING:
             parts.append(f"{self.gpu:g} GPUs of {available.gpu:g}")
         return ", ".join(parts)
 

@@ -23,7 +23,7 @@ class RunEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
     run: str
 
 
-class RunStarted(RunEvent, frozen=True, tag="run_started"):
+class RunStarted(RunEvent, frozen=True, kw_only=True, tag="run_started"):
     """A run begins, or goes on after its orchestrator died.
 
     Attributes:
@@ -43,7 +43,7 @@ class RunStarted(RunEvent, frozen=True, tag="run_started"):
     resumed: bool = False
 
 
-class StepStarted(RunEvent, frozen=True, tag="step_started"):
+class StepStarted(RunEvent, frozen=True, kw_only=True, tag="step_started"):
     """One attempt at a step begins.
 
     Attributes:
@@ -67,7 +67,7 @@ class ArtifactReference(msgspec.Struct, frozen=True, kw_only=True):
     size: int = 0
 
 
-class StepFinished(RunEvent, frozen=True, tag="step_finished"):
+class StepFinished(RunEvent, frozen=True, kw_only=True, tag="step_finished"):
     """An attempt at a step is over.
 
     Attributes:
@@ -76,6 +76,7 @@ class StepFinished(RunEvent, frozen=True, tag="step_finished"):
         state: `succeeded`, `cached`, `failed` or `cancelled`.
         message: one line for a person when it failed.
         traceback: of the failing process.
+        permanent: another attempt could not end otherwise: what was given is wrong.
         fingerprint: what the result may be re-used under.
         cache: hit or miss with its reason, such as `hit: same code and inputs as run-...`.
         result: the encoded result (plain data).
@@ -89,6 +90,7 @@ class StepFinished(RunEvent, frozen=True, tag="step_finished"):
     state: str
     message: str = ""
     traceback: str | None = None
+    permanent: bool = False
     fingerprint: str | None = None
     cache: str = ""
     result: Any = None
@@ -97,7 +99,7 @@ class StepFinished(RunEvent, frozen=True, tag="step_finished"):
     metrics: dict[str, float] = {}
 
 
-class StepUpdated(RunEvent, frozen=True, tag="step_updated"):
+class StepUpdated(RunEvent, frozen=True, kw_only=True, tag="step_updated"):
     """A step that follows others as they complete has a new intermediate result."""
 
     step: str
@@ -105,7 +107,7 @@ class StepUpdated(RunEvent, frozen=True, tag="step_updated"):
     result: Any = None
 
 
-class MetricReported(RunEvent, frozen=True, tag="metric_reported"):
+class MetricReported(RunEvent, frozen=True, kw_only=True, tag="metric_reported"):
     """One value of one metric.
 
     Attributes:
@@ -123,7 +125,7 @@ class MetricReported(RunEvent, frozen=True, tag="metric_reported"):
     position: float | None = None
 
 
-class ResourcesSampled(RunEvent, frozen=True, tag="resources_sampled"):
+class ResourcesSampled(RunEvent, frozen=True, kw_only=True, tag="resources_sampled"):
     """What one process of a step used at one moment.
 
     Attributes:
@@ -139,7 +141,7 @@ class ResourcesSampled(RunEvent, frozen=True, tag="resources_sampled"):
     memory: int
 
 
-class ModelPublished(RunEvent, frozen=True, tag="model_published"):
+class ModelPublished(RunEvent, frozen=True, kw_only=True, tag="model_published"):
     """A version of a model was published.
 
     Attributes:
@@ -159,7 +161,7 @@ class ModelPublished(RunEvent, frozen=True, tag="model_published"):
     aliases: tuple[str, ...] = ()
 
 
-class RunFinished(RunEvent, frozen=True, tag="run_finished"):
+class RunFinished(RunEvent, frozen=True, kw_only=True, tag="run_finished"):
     """The run is over.
 
     Attributes:

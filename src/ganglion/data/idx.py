@@ -150,7 +150,7 @@ class IdxFile:
         raise DataError(f"{self._path}: at byte {self._offset if at is None else at}{where}: {problem}.")
 
 
-class IdxSource(PlainSource, frozen=True, kw_only=True, tag="ganglion.data.idx:IdxSource"):
+class IdxSource(PlainSource, frozen=True, tag="ganglion.data.idx:IdxSource"):
     """Images and labels from two IDX files, as the fields `image` and `label`.
 
     Integer labels become int64, the type that losses take; images keep the type and shape that they have.

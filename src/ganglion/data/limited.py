@@ -53,4 +53,4 @@ class LimitedSource(PlainSource, frozen=True, tag="ganglion.data.limited:Limited
 
 def limit(source: Source, most: int | None) -> Source:
     """`source`, cut to its first `most` records; `None` keeps it as it is."""
-    return source if most is None else LimitedSource(source, most)
+    return source if most is None else LimitedSource(source=source, most=most)

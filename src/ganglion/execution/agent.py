@@ -71,6 +71,7 @@ def run(
     finally:
         agent.finished = True
     save(report)
+    agent.measure()
     agent.hang_up()
     return report.code
 
@@ -210,18 +211,22 @@ class _Agent:
             self.channel.close()
 
     def sample(self) -> None:
-        process = psutil.Process()
+        """Send a sample now and then; also the sign of life."""
         while not self.finished:
-            with process.oneshot():
-                times = process.cpu_times()
-                self.push(
-                    Sample(
-                        cpu_seconds=times.user + times.system,
-                        memory=process.memory_info().rss,
-                        threads=process.num_threads(),
-                    )
-                )
+            self.measure()
             time.sleep(SAMPLE_INTERVAL)
+
+    def measure(self) -> None:
+        process = psutil.Process()
+        with process.oneshot():
+            times = process.cpu_times()
+            self.push(
+                Sample(
+                    cpu_seconds=times.user + times.system,
+                    memory=process.memory_info().rss,
+                    threads=process.num_threads(),
+                )
+            )
 
 
 def _error_report(error: BaseException) -> AgentReport:

@@ -23,7 +23,7 @@ class Up(msgspec.Struct, frozen=True, kw_only=True, tag_field="up"):
     """Base of what an agent says."""
 
 
-class Hello(Up, frozen=True, tag="hello"):
+class Hello(Up, frozen=True, kw_only=True, tag="hello"):
     """The first frame on every connection.
 
     Attributes:
@@ -43,19 +43,19 @@ class Hello(Up, frozen=True, tag="hello"):
     endpoint: str = ""
 
 
-class Ready(Up, frozen=True, tag="ready"):
+class Ready(Up, frozen=True, kw_only=True, tag="ready"):
     """The member serves at this endpoint."""
 
     endpoint: str
 
 
-class Report(Up, frozen=True, tag="report"):
+class Report(Up, frozen=True, kw_only=True, tag="report"):
     """Metrics or progress."""
 
     values: dict[str, Any]
 
 
-class Sample(Up, frozen=True, tag="sample"):
+class Sample(Up, frozen=True, kw_only=True, tag="sample"):
     """What the process uses; doubles as the heartbeat."""
 
     cpu_seconds: float
@@ -67,13 +67,13 @@ class Down(msgspec.Struct, frozen=True, kw_only=True, tag_field="down"):
     """Base of what the supervisor says."""
 
 
-class Joined(Down, frozen=True, tag="joined"):
+class Joined(Down, frozen=True, kw_only=True, tag="joined"):
     """Who is in the gang; the first one releases the entry."""
 
     membership: Membership
 
 
-class Message(Down, frozen=True, tag="message"):
+class Message(Down, frozen=True, kw_only=True, tag="message"):
     """A value for the entry, from whoever submitted the job."""
 
     value: Any

@@ -74,7 +74,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     note: str = ""
 
 
-class MemberEnded(MemberEvent, frozen=True, tag="member_ended"):
+class MemberEnded(MemberEvent, frozen=True, kw_only=True, tag="member_ended"):
     """From a backend to the supervisor: the process is gone, and this is what was seen."""
 
     evidence: Evidence

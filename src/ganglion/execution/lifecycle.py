@@ -150,6 +150,8 @@ class _Transition:
             case Ended(member=name, attempt=attempt, evidence=evidence):
                 if member := self.current(name, attempt):
                     self.end(member, evidence)
+            case Cancel() if self.state.ending is not None:
+                self.hurry()
             case Cancel():
                 self.finish_with(Outcome(state=OutcomeState.CANCELLED, message="cancelled"), StopReason.CANCELLED)
             case Drain():
@@ -317,6 +319,14 @@ class _Transition:
         self.change(ending=outcome)
         for member in self.members:
             self.stop(member, reason, self.state.spec.grace if grace is None else grace)
+
+    def hurry(self) -> None:
+        """Cut short the grace of members that are ending already."""
+        self.instructions += [
+            Stop(member.plan.member, member.attempt, FAILURE_GRACE)
+            for member in self.members
+            if member.phase is Phase.STOPPING
+        ]
 
     # time and consequences
 

@@ -109,7 +109,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
     labels: dict[str, str] = {}
 
 
-class Task(Spec, frozen=True, tag="task"):
+class Task(Spec, frozen=True, kw_only=True, tag="task"):
     """One process that runs its entry to the end; the value it returns is the result."""
 
 
@@ -143,13 +143,13 @@ class Role(msgspec.Struct, frozen=True, kw_only=True):
         return self.count if self.minimum is None else self.minimum
 
 
-class Gang(Spec, frozen=True, tag="gang"):
+class Gang(Spec, frozen=True, kw_only=True, tag="gang"):
     """Ranked processes that start together and find each other; ranks are counted through `roles` in order."""
 
     roles: tuple[Role, ...] = (Role(),)
 
 
-class Service(Spec, frozen=True, tag="service"):
+class Service(Spec, frozen=True, kw_only=True, tag="service"):
     """Long-lived replicas, each ready when its entry says so.
 
     Attributes:

@@ -85,7 +85,13 @@ class Job:
         self._supervisor.signal(self, signals.Drain())
 
     def scale(self, replicas: int) -> None:
-        """Change the number of replicas of a service."""
+        """Change the number of replicas of a service; none is allowed.
+
+        Raises:
+            SpecError: the number is negative.
+        """
+        if replicas < 0:
+            raise SpecError(f"{self.spec.id} was asked for {replicas} replicas; at least 0 are possible.")
         self._supervisor.signal(self, signals.Scale(replicas))
 
     def replace(self, member: str) -> None:
@@ -216,16 +222,19 @@ class Supervisor:
                 item = self._queue.get(timeout=self._patience())
             except queue.Empty:
                 for job in list(self._jobs.values()):
-                    self._advance(job, signals.Tick())
+                    self._guarded(job, signals.Tick())
                 continue
             if item is None:
                 return
             name, happened = item
             if name in self._jobs:
-                try:
-                    self._take(self._jobs[name], happened)
-                except Exception as error:  # noqa: BLE001  # one job that breaks a rule must not end all others
-                    self._abandon(self._jobs[name], error)
+                self._guarded(self._jobs[name], happened)
+
+    def _guarded(self, job: Job, happened: signals.Signal | Event | Hello) -> None:
+        try:
+            self._take(job, happened)
+        except Exception as error:  # noqa: BLE001  # one job that breaks a rule must not end all others
+            self._abandon(job, error)
 
     def _patience(self) -> float | None:
         times = [at for job in list(self._jobs.values()) if (at := deadline(job.state)) is not None]

@@ -16,7 +16,7 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     """Base of all views."""
 
 
-class RunSummary(View, frozen=True):
+class RunSummary(View, frozen=True, kw_only=True):
     """One line of a list of runs.
 
     Attributes:
@@ -38,7 +38,7 @@ class RunSummary(View, frozen=True):
     steps: dict[str, int]
 
 
-class Attempt(View, frozen=True):
+class Attempt(View, frozen=True, kw_only=True):
     """One try at a step.
 
     Attributes:
@@ -58,7 +58,7 @@ class Attempt(View, frozen=True):
     traceback: str | None
 
 
-class StepDetail(View, frozen=True):
+class StepDetail(View, frozen=True, kw_only=True):
     """A step of a run, as its latest attempt left it.
 
     Attributes:
@@ -94,7 +94,7 @@ class StepDetail(View, frozen=True):
     traceback: str | None
 
 
-class ModelVersionInfo(View, frozen=True):
+class ModelVersionInfo(View, frozen=True, kw_only=True):
     """A published version of a model.
 
     Attributes:
@@ -118,7 +118,7 @@ class ModelVersionInfo(View, frozen=True):
     published: float
 
 
-class RunDetail(View, frozen=True):
+class RunDetail(View, frozen=True, kw_only=True):
     """Everything about a run but its series.
 
     Attributes:
@@ -150,7 +150,7 @@ class RunDetail(View, frozen=True):
     models: tuple[ModelVersionInfo, ...]
 
 
-class MetricPoint(View, frozen=True):
+class MetricPoint(View, frozen=True, kw_only=True):
     """One value of one metric.
 
     Attributes:
@@ -170,7 +170,7 @@ class MetricPoint(View, frozen=True):
     position: float | None
 
 
-class ResourcePoint(View, frozen=True):
+class ResourcePoint(View, frozen=True, kw_only=True):
     """What one process of a step used at one moment.
 
     Attributes:
@@ -188,7 +188,7 @@ class ResourcePoint(View, frozen=True):
     memory: int
 
 
-class LineageStep(View, frozen=True):
+class LineageStep(View, frozen=True, kw_only=True):
     """A step on the way from data to model.
 
     Attributes:
@@ -206,7 +206,7 @@ class LineageStep(View, frozen=True):
     outputs: tuple[ArtifactReference, ...]
 
 
-class Lineage(View, frozen=True):
+class Lineage(View, frozen=True, kw_only=True):
     """Where an artifact comes from, or what came of it.
 
     Attributes:

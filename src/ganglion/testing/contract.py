@@ -291,8 +291,10 @@ class BackendContract:
 
     def test_a_gang_starts_with_its_minimum_and_grows(self, supervisor: Supervisor) -> None:
         """The third member comes when the task that held its place ends."""
-        blocker = supervisor.submit(Task(id="blocker", entry=entry(entries.echo_message), resources=Resources(cpu=1.0)))
         recorder = Recorder()
+        held = Task(id="blocker", entry=entry(entries.echo_message), resources=Resources(cpu=1.0))
+        blocker = supervisor.submit(held, recorder)
+        recorder.wait(MemberJoined)
         spec = Gang(
             id="grow",
             entry=entry(entries.count_members),

@@ -33,7 +33,7 @@ MetricName = Literal["accuracy", "loss"]
 """What can be measured on the held-out records."""
 
 
-class Factory(Config, frozen=True):
+class Factory(Config, frozen=True, kw_only=True):
     """Something that each worker builds for itself: a model, a source, a callback.
 
     Attributes:
@@ -49,7 +49,7 @@ class Factory(Config, frozen=True):
         return self.entry.load()(**self.arguments)
 
 
-class Optimizer(Config, frozen=True):
+class Optimizer(Config, frozen=True, kw_only=True):
     """How gradients become a step.
 
     Attributes:
@@ -61,7 +61,7 @@ class Optimizer(Config, frozen=True):
     options: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
-class Export(Config, frozen=True):
+class Export(Config, frozen=True, kw_only=True):
     """How the trained model is packaged for serving.
 
     Attributes:
@@ -75,7 +75,7 @@ class Export(Config, frozen=True):
     lineage: dict[str, str] = msgspec.field(default_factory=dict)
 
 
-class TrainingPlan(Config, frozen=True):
+class TrainingPlan(Config, frozen=True, kw_only=True):
     """A training; with the data it names, it determines the trained model.
 
     Attributes:

@@ -9,7 +9,7 @@ from ganglion.core.config import Config
 from ganglion.core.errors import ConfigurationError
 
 
-class Schedule(Config, frozen=True):
+class Schedule(Config, frozen=True, kw_only=True):
     """How the learning rate moves between the first and the last step.
 
     `one_cycle` rises from `initial` to the peak during `warm_up` of all steps and falls to `final`, both along half a

@@ -235,10 +235,12 @@ class StepExecutor:
             return self._end("cancelled", message=str(error).partition("\n")[0])
         if isinstance(error, JobFailedError):
             return self._end("failed", message=error.outcome.message, trace=error.outcome.traceback)
-        trace = None if isinstance(error, UserError) else "".join(traceback.format_exception(error))
-        return self._end("failed", message=f"{type(error).__name__}: {error}", trace=trace)
+        message = f"{type(error).__name__}: {error}"
+        if isinstance(error, UserError):
+            return self._end("failed", message=message, permanent=True)
+        return self._end("failed", message=message, trace="".join(traceback.format_exception(error)))
 
-    def _end(self, state: str, *, message: str = "", trace: str | None = None) -> StepFinished:
+    def _end(self, state: str, *, message: str = "", trace: str | None = None, permanent: bool = False) -> StepFinished:
         return StepFinished(
             at=self._context.clock.now(),
             run=self._context.run,
@@ -247,6 +249,7 @@ class StepExecutor:
             state=state,
             message=message,
             traceback=trace,
+            permanent=permanent,
             metrics=dict(self._context.metrics.get(self._node.name, {})),
         )
 

@@ -265,7 +265,7 @@ class _Machine:
             self.change(event.step, phase=Phase.CANCELLED, active=False)
         else:
             failures = progress.failures + 1
-            if failures <= self.plan[event.step].retries:
+            if failures <= self.plan[event.step].retries and not event.permanent:
                 self.change(event.step, phase=Phase.WAITING, failures=failures, active=False)
                 self.execute_next(event.step)
             else:

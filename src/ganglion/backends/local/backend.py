@@ -26,14 +26,14 @@ from ganglion.core.events import JobAdmitted, MemberStarted
 from ganglion.core.resources import Resources, total
 from ganglion.execution.backend import Capacity, Handle, Launch, Sink
 from ganglion.execution.exits import Evidence, MemberEnded
-from ganglion.execution.spec import AnySpec, MemberPlan, Numerics, plan_members
+from ganglion.execution.spec import AnySpec, MemberPlan, Numerics, OnControlLoss, plan_members
 from ganglion.execution.supervisor import runtime_folder
 
 POLL_INTERVAL = 0.2
 """Seconds between two looks at a member that an earlier controller started."""
 
 
-class LocalConfig(Config, frozen=True):
+class LocalConfig(Config, frozen=True, kw_only=True):
     """Options of the local backend.
 
     Attributes:
@@ -63,6 +63,12 @@ class _Attempt:
         self.started: MemberStarted | None = None
         self.ended: MemberEnded | None = None
         self.warden: WardenClient | None = None
+        self.on_control_loss = OnControlLoss.STOP
+
+    @property
+    def continues(self) -> bool:
+        """Whether it runs and goes on when its controller is gone."""
+        return self.on_control_loss is OnControlLoss.CONTINUE and self.ended is None
 
 
 class LocalBackend:
@@ -143,18 +149,18 @@ class LocalBackend:
     def start(self, plan: MemberPlan, launch: Launch) -> Handle:
         """Have the warden create the process."""
         key = str(self._folder / "jobs" / plan.spec.id / plan.member / str(launch.attempt))
-        name = blake2b(key.encode(), digest_size=8).hexdigest()
         request = StartMember(
             key=key,
             plan=plan,
             launch=launch,
-            socket=str(runtime_folder(self._folder) / f"{name}.sock"),
+            socket=str(self._socket(key)),
             use_cgroup=self._cgroup,
         )
         with self._lock:
             attempt = self._attempts.setdefault(key, _Attempt())
             if attempt.warden is None:
                 attempt.warden = self._warden(plan)
+                attempt.on_control_loss = plan.spec.on_control_loss
                 attempt.warden.send(request)
         return Handle(
             backend=self.name,
@@ -203,19 +209,23 @@ class LocalBackend:
         with self._lock:
             wardens = [warden for group in self._wardens.values() for warden in group]
             self._wardens.clear()
+            staying = {id(attempt.warden) for attempt in self._attempts.values() if attempt.continues}
         for warden in wardens:
-            warden.close()
+            warden.close(wait=id(warden) not in staying)
         for watcher in self._watchers:
             watcher.join()
 
+    def _socket(self, key: str) -> Path:
+        """Where the attempt `key` may serve; short, as paths of sockets have to be."""
+        return runtime_folder(self._folder) / f"{blake2b(key.encode(), digest_size=8).hexdigest()}.sock"
+
     def _warden(self, plan: MemberPlan) -> WardenClient:
-        """The warden for this plan's numerics that has the most of its preloads; a new one if none has them all."""
+        """The warden with this plan's numerics and its preloads, and the fewest others; a new one if there is none."""
         spec = plan.spec
         group = self._wardens.setdefault(spec.numerics, [])
         wanted = set(spec.preload) if self._fork else set()
-        for warden in group:
-            if wanted <= set(warden.preload):
-                return warden
+        if fitting := [warden for warden in group if wanted <= set(warden.preload)]:
+            return min(fitting, key=lambda warden: len(warden.preload))
         warden = WardenClient(
             preload=tuple(sorted(wanted)),
             environment=spec.numerics.environment() | {"ORT_DISABLE_TELEMETRY": "1"},
@@ -252,9 +262,11 @@ class LocalBackend:
                     group.remove(warden)
             orphans = [key for key, attempt in self._attempts.items() if attempt.warden is warden and not attempt.ended]
         for key in orphans:
-            if (process := identify(Path(key))) is not None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
+            started = self._attempts[key].started
+            if started is not None:
+                with contextlib.suppress(ProcessLookupError):  # its children may be left even if it is gone
+                    os.killpg(started.pid, signal.SIGKILL)
+            self._socket(key).unlink(missing_ok=True)
             note = "the process that had started it was killed"
             self._receive(Ended(key=key, at=time.time(), evidence=Evidence(note=note)))
 

@@ -33,8 +33,7 @@ class Ledger:
         Returns:
             The grants to run now, outside the lock.
         """
-        wanted = {plan.key: plan.resources for plan in plans if plan.key not in self._held}
-        self._queue.append((wanted, grant))
+        self._queue.append(({plan.key: plan.resources for plan in plans}, grant))
         return self._serve()
 
     def give_back(self, plans: Sequence[MemberPlan]) -> list[Grant]:
@@ -46,7 +45,7 @@ class Ledger:
         keys = {plan.key for plan in plans}
         for key in keys:
             self._held.pop(key, None)
-        self._queue = [(wanted, grant) for wanted, grant in self._queue if not wanted or not keys & wanted.keys()]
+        self._queue = [(wanted, grant) for wanted, grant in self._queue if not keys & wanted.keys()]
         return self._serve()
 
     def _serve(self) -> list[Grant]:
@@ -54,7 +53,7 @@ class Ledger:
         free = self.free if self._queue else NOTHING
         while self._queue:
             wanted, grant = self._queue[0]
-            needed = total(tuple(wanted.values()))
+            needed = total(tuple(amount for key, amount in wanted.items() if key not in self._held))
             if not needed.fits(free):
                 break
             del self._queue[0]

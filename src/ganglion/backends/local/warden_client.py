@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -76,16 +77,21 @@ class WardenClient:
         except OSError as error:
             raise ControlError(f"The process that starts members (pid {self.pid}) is gone.") from error
 
-    def close(self) -> None:
-        """Let the process end what stops with its controller, and wait for it unless it keeps services alive."""
+    def close(self, *, wait: bool = True) -> None:
+        """Let the process end what stops with its controller.
+
+        Args:
+            wait: for its own end; it does not come while it has members that go on without a controller.
+        """
         self._closing = True
-        self._channel.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):  # it was lost a moment ago
+            self._channel.shutdown(socket.SHUT_RDWR)
         self._thread.join()
         self._channel.close()
-        try:
-            self._process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            self._process.returncode = 0  # it stays with the services that go on; nobody waits for it here
+        if wait:
+            self._process.wait()
+        else:
+            self._process.returncode = 0  # so that no warning is given for a process that is left on purpose
 
     def _read(self) -> None:
         decoder = msgspec.msgpack.Decoder(Notice)
@@ -97,4 +103,7 @@ class WardenClient:
         except OSError:
             pass  # a reset is an end of file
         if not self._closing:
+            self._process.kill()
+            self._process.wait()
+            self._channel.close()
             self._lost()

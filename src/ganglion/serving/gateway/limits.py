@@ -5,7 +5,7 @@ from __future__ import annotations
 from ganglion.core.config import Config
 
 
-class HttpLimits(Config, frozen=True):
+class HttpLimits(Config, frozen=True, kw_only=True):
     """What a client may ask of a connection.
 
     Attributes:
