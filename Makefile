@@ -4,9 +4,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.made
+INSTALL := apt-get install --yes --quiet dataset-fashion-mnist
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test check lint types layers bench soak data clean
+.PHONY: help demo test check bench soak data tensorflow clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -20,13 +21,14 @@ $(STAMP): pyproject.toml constraints.txt
 
 data: $(STAMP)
 	@$(BIN)/ganglion doctor --data >/dev/null 2>&1 || \
-	  { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-cache show dataset-fashion-mnist >/dev/null 2>&1 \
-	    && apt-get install --yes --quiet dataset-fashion-mnist >/dev/null; } || true
+	  { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && { $(INSTALL) || { apt-get update && $(INSTALL); }; } >/dev/null 2>&1; } || \
+	  echo "Fashion-MNIST is not on this machine. It is downloaded when it is needed; without a network, install Debian's" \
+	    "package dataset-fashion-mnist or set GANGLION_DATA to a folder with its files."
 
 demo: $(STAMP) data  ## Run the reference pipeline on Fashion-MNIST; run it again and the ingestion is skipped
 	$(BIN)/ganglion run recipes/fashion_mnist.py
 
-test: $(STAMP) data  ## Run every test
+test: $(STAMP) data tensorflow  ## Run every test
 	$(BIN)/pytest
 
 check: $(STAMP)  ## Lint, types, layers
@@ -34,6 +36,9 @@ check: $(STAMP)  ## Lint, types, layers
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+tensorflow: $(STAMP)  ## Make the environment of the TensorFlow tests (1.6 GB in ~/.cache); without it they are skipped
+	@$(BIN)/python tests/cli/tensorflow_environment.py || true
 
 bench: $(STAMP) data  ## Measure against peers and floors
 	$(BIN)/python -m benchmarks.execution

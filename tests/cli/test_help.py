@@ -10,6 +10,7 @@ from ganglion.cli.main import app
 
 VERBS = (
     "run",
+    "run-script",
     "runs list",
     "runs show",
     "runs logs",

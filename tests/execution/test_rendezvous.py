@@ -48,6 +48,16 @@ def test_tensorflow_gets_a_cluster_by_roles():
     assert config["task"] == {"type": "worker", "index": 1}
 
 
+def test_an_evaluator_is_told_of_the_cluster_but_is_not_part_of_it():
+    """A `ParameterServerStrategy` waits for everybody in its cluster, and an evaluator never joins."""
+    members = gang(("chief", 0, "h:1"), ("worker", 0, "h:2"), ("evaluator", 0, "h:3"))
+    config = json.loads(environment(members, "evaluator-0")["TF_CONFIG"])
+    assert config == {
+        "cluster": {"chief": ["h:1"], "worker": ["h:2"]},
+        "task": {"type": "evaluator", "index": 0},
+    }
+
+
 def test_jax_gets_a_coordinator_and_its_number():
     found = environment(TWO_HOSTS, "ps-0")
     assert found["JAX_COORDINATOR_ADDRESS"] == "10.0.0.1:2000"

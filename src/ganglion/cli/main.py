@@ -18,6 +18,7 @@ from ganglion.cli.delete import delete
 from ganglion.cli.doctor import doctor
 from ganglion.cli.predict import predict
 from ganglion.cli.run import run as run_verb
+from ganglion.cli.run_script import run_script
 from ganglion.cli.serve import serve
 from ganglion.cli.stop import stop
 from ganglion.core import log
@@ -33,6 +34,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("run")(run_verb)
+app.command("run-script")(run_script)
 app.add_typer(runs.app, name="runs")
 app.add_typer(models.app, name="models")
 for verb in (stop, delete, clean, serve, predict, doctor):

@@ -54,8 +54,10 @@ def environment(membership: Membership, member: str) -> dict[str, str]:
     first_host, _, first_port = peers[0].address.rpartition(":")
     cluster: dict[str, list[str]] = {}
     for peer in peers:
-        cluster.setdefault(peer.role, []).append(peer.address)
-    task: Mapping[str, str | int] = {"type": me.role, "index": cluster[me.role].index(me.address)}
+        if peer.role != "evaluator":  # TensorFlow keeps it outside the cluster that trains
+            cluster.setdefault(peer.role, []).append(peer.address)
+    same = [peer.member for peer in peers if peer.role == me.role]
+    task: Mapping[str, str | int] = {"type": me.role, "index": same.index(member)}
     return {
         "MASTER_ADDR": first_host,
         "MASTER_PORT": first_port,

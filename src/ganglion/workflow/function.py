@@ -43,7 +43,7 @@ class FunctionOperation(Operation):
             resources=call.options.resources,
             environment=call.options.environment,
             import_path=tuple(dict.fromkeys((*call.import_path, *project_folders(self.function)))),
-            preload=call.options.preload,
+            preload=(RUNNER.path.partition(":")[0], *call.options.preload),
             numerics=call.options.numerics,
             timeout=call.options.timeout,
             labels=call.labels,

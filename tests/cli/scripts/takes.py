@@ -1,0 +1,3 @@
+"""Takes a gigabyte."""
+
+bytearray(2**30)
