@@ -13,7 +13,7 @@ DOCUMENT = REPOSITORY / "ARCHITECTURE.md"
 BEGIN, END = "<!-- tree -->\n```\n", "```\n<!-- /tree -->\n"
 ORDER = (
     *("core", "artifacts", "metadata", "execution", "backends", "testing"),
-    *("data", "training", "serving", "workflow", "pipelines", "cli"),
+    *("data", "training", "serving", "workflow", "pipelines", "export", "cli"),
 )
 WIDTH = 150
 
