@@ -27,7 +27,6 @@ from ganglion.core.run_events import AnyRunEvent
 
 if TYPE_CHECKING:
     from ganglion.artifacts.store import FolderStore
-    from ganglion.backends.local.backend import LocalConfig
     from ganglion.execution.backend import Backend
     from ganglion.execution.supervisor import Supervisor
     from ganglion.metadata.record import Record
@@ -37,10 +36,16 @@ if TYPE_CHECKING:
     from ganglion.workflow.pipeline import Pipeline
     from ganglion.workflow.result import RunResult
 
-BACKENDS = {"local": "ganglion.backends.local.backend:LocalBackend"}
+BACKENDS = {
+    "local": "ganglion.backends.local.backend:LocalBackend",
+    "ray": "ganglion.backends.ray.backend:RayBackend",
+}
 """Where things run, by name; a backend is called with the project folder and its options."""
 
-OPTIONS = {"local": "ganglion.backends.local.backend:LocalConfig"}
+OPTIONS = {
+    "local": "ganglion.backends.local.backend:LocalConfig",
+    "ray": "ganglion.backends.ray.backend:RayConfig",
+}
 """The class of each backend's options."""
 
 CONFIGURATION = "ganglion.toml"
@@ -54,7 +59,7 @@ class ExecutionConfig(Config, frozen=True, kw_only=True):
 
     Attributes:
         backend: a name in `BACKENDS`.
-        options: of that backend, by their names; see `LocalConfig` for `local`.
+        options: of that backend, by their names; see `LocalConfig` and `RayConfig`.
     """
 
     backend: str = "local"
@@ -204,7 +209,7 @@ class Platform:
 
     def is_running(self, job: Path) -> bool:
         """Whether a process of the job whose folder this is (`jobs/<job>`) still runs on this machine."""
-        from ganglion.backends.local.attempts import is_running
+        from ganglion.backends.processes.attempts import is_running
 
         return is_running(job)
 
@@ -298,7 +303,7 @@ def make_backend(folder: Path, execution: ExecutionConfig) -> Backend:
     """
     if execution.backend not in BACKENDS:
         raise ConfigurationError(f"Unknown backend {execution.backend!r}. {suggest(execution.backend, BACKENDS)}")
-    options: type[LocalConfig] = load_object(OPTIONS[execution.backend])
+    options: type[Config] = load_object(OPTIONS[execution.backend])
     chosen = config.convert(options, execution.options, where="execution.options")
     backend: Backend = load_object(BACKENDS[execution.backend])(folder, chosen)
     return backend

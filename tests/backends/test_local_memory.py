@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ganglion.backends.local.memory import delegated_cgroup, enter_cgroup, leave_cgroup, limit_data
+from ganglion.backends.processes.memory import delegated_cgroup, enter_cgroup, leave_cgroup, limit_data
 
 MIB = 2**20
 

@@ -96,3 +96,10 @@ def test_a_written_size_can_be_read_again(size: int):
     written = format_size(size)
     unit = parse_size("1 " + written.split()[1])
     assert abs(parse_size(written) - size) <= 0.05 * unit + 1
+
+
+def test_shares_that_do_not_quite_add_up_leave_nothing_and_not_less():
+    share = Resources(cpu=2 / 3)
+    taken = total([share] * 3)
+    assert taken.fits(Resources(cpu=2.0))
+    assert (Resources(cpu=2.0) - taken).cpu == 0.0

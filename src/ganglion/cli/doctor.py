@@ -122,7 +122,7 @@ def _gpus() -> list[str]:
 
 def _processes(folder: Path) -> dict[str, Any]:
     """How processes are started and their memory limited."""
-    from ganglion.backends.local.memory import delegated_cgroup
+    from ganglion.backends.processes.memory import delegated_cgroup
 
     try:
         execution = load_configuration(folder).execution

@@ -37,6 +37,9 @@ def run(
         ),
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Short for --set workers=N.", min=1)] = None,
+    backend: Annotated[
+        str | None, typer.Option(help="Where to run: local or ray. Short for --set execution.backend=NAME.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="What everything random follows from.")] = 0,
     limit: Annotated[int | None, typer.Option(help="Take only this many records from each source.", min=1)] = None,
     inline: Annotated[
@@ -55,7 +58,8 @@ def run(
         ganglion run recipes/fashion_mnist.py --limit 2000 --json
     """
     pipeline = load_pipeline(target)
-    parameters, settings = _divide(pipeline, [*(set_ or ()), *([f"workers={workers}"] if workers else ())])
+    short = [*([f"workers={workers}"] if workers else ()), *([f"execution.backend={backend}"] if backend else ())]
+    parameters, settings = _divide(pipeline, [*(set_ or ()), *short])
     folder = find_folder()
     out = console(to_error=json_)
     signal.signal(signal.SIGTERM, lambda _number, _frame: signal.raise_signal(signal.SIGINT))

@@ -64,9 +64,9 @@ class Resources(msgspec.Struct, frozen=True, kw_only=True):
 
     def __sub__(self, other: Resources) -> Resources:
         return Resources(
-            cpu=round(self.cpu - other.cpu, 6),
+            cpu=_difference(self.cpu, other.cpu),
             memory=self.memory - other.memory,
-            gpu=round(self.gpu - other.gpu, 6),
+            gpu=_difference(self.gpu, other.gpu),
         )
 
     def fits(self, available: Resources) -> bool:
@@ -91,6 +91,11 @@ class Resources(msgspec.Struct, frozen=True, kw_only=True):
         if self.gpu:
             parts.append(f"{self.gpu:g} GPU")
         return ", ".join(parts)
+
+
+def _difference(whole: float, part: float) -> float:
+    left = round(whole - part, 6)
+    return 0.0 if -_ROUNDING < left < 0 else left
 
 
 NOTHING = Resources(cpu=0.0)

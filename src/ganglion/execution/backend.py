@@ -13,7 +13,7 @@ from typing import Protocol
 import msgspec
 
 from ganglion.core.events import Event
-from ganglion.core.resources import Resources
+from ganglion.core.resources import Resources, total
 from ganglion.execution.spec import AnySpec, MemberPlan
 
 Sink = Callable[[Event], None]
@@ -24,12 +24,24 @@ class Capacity(msgspec.Struct, frozen=True, kw_only=True):
     """What a backend could give if nothing else ran.
 
     Attributes:
-        total: the sum over all nodes.
-        largest: the most that one node has.
+        nodes: what each node has; a member runs on one of them.
     """
 
-    total: Resources
-    largest: Resources
+    nodes: tuple[Resources, ...]
+
+    @property
+    def total(self) -> Resources:
+        """The sum over all nodes."""
+        return total(self.nodes)
+
+    @property
+    def largest(self) -> Resources:
+        """The most of each resource that some node has; no single node need have all of it."""
+        return Resources(
+            cpu=max((node.cpu for node in self.nodes), default=0.0),
+            memory=max((node.memory for node in self.nodes), default=0),
+            gpu=max((node.gpu for node in self.nodes), default=0.0),
+        )
 
 
 class Launch(msgspec.Struct, frozen=True, kw_only=True):

@@ -16,17 +16,18 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from ganglion.backends.local.attempts import EVIDENCE, LOG, identify
 from ganglion.backends.local.ledger import Grant, Ledger
-from ganglion.backends.local.warden_client import WardenClient
-from ganglion.backends.local.wire import Ended, Notice, Started, StartMember, StopMember
+from ganglion.backends.processes.attempts import EVIDENCE, LOG, identify
+from ganglion.backends.processes.layout import lay_out
+from ganglion.backends.processes.wardens import Wardens
+from ganglion.backends.processes.wire import Ended, Notice, Started, StartMember
 from ganglion.core.config import Config
-from ganglion.core.errors import ControlError, SpecError
+from ganglion.core.errors import SpecError
 from ganglion.core.events import JobAdmitted, MemberStarted
-from ganglion.core.resources import Resources, total
+from ganglion.core.resources import Resources
 from ganglion.execution.backend import Capacity, Handle, Launch, Sink
 from ganglion.execution.exits import Evidence, MemberEnded
-from ganglion.execution.spec import AnySpec, MemberPlan, Numerics, OnControlLoss, plan_members
+from ganglion.execution.spec import AnySpec, MemberPlan, OnControlLoss
 from ganglion.execution.supervisor import runtime_folder
 
 POLL_INTERVAL = 0.2
@@ -62,13 +63,6 @@ class _Attempt:
         self.sinks: list[Sink] = []
         self.started: MemberStarted | None = None
         self.ended: MemberEnded | None = None
-        self.warden: WardenClient | None = None
-        self.on_control_loss = OnControlLoss.STOP
-
-    @property
-    def continues(self) -> bool:
-        """Whether it runs and goes on when its controller is gone."""
-        return self.on_control_loss is OnControlLoss.CONTINUE and self.ended is None
 
 
 class LocalBackend:
@@ -86,7 +80,7 @@ class LocalBackend:
         """
         config = config or LocalConfig()
         self._folder = folder.resolve()
-        self._fork = config.start_method == "fork" or (config.start_method == "auto" and sys.platform == "linux")
+        fork = config.start_method == "fork" or (config.start_method == "auto" and sys.platform == "linux")
         self._cgroup = config.cgroup
         self._ledger = Ledger(
             Resources(
@@ -96,36 +90,23 @@ class LocalBackend:
             )
         )
         self._lock = threading.RLock()
-        self._wardens: dict[Numerics, list[WardenClient]] = {}
+        self._wardens = Wardens(self._receive, fork=fork)
         self._attempts: dict[str, _Attempt] = {}
         self._closed = threading.Event()
         self._watchers: list[threading.Thread] = []
 
     def capacity(self) -> Capacity:
         """What this machine was declared to have."""
-        return Capacity(total=self._ledger.declared, largest=self._ledger.declared)
+        return Capacity(nodes=(self._ledger.declared,))
 
     def render(self, spec: AnySpec, capacity: Capacity) -> tuple[MemberPlan, ...]:
         """Lay `spec` out; refuses what this machine can never hold."""
-        plans = plan_members(spec)
-        clash = spec.environment.keys() & spec.numerics.environment().keys()
-        if clash:
-            raise SpecError(
-                f"{spec.id}: {', '.join(sorted(clash))} in the environment comes too late for a process that has its "
-                "libraries loaded; use numerics instead."
-            )
-        together = [plan for plan in plans if plan.required]
-        needed = total(tuple(plan.resources for plan in together or plans[:1]))
-        if missing := needed.missing(capacity.total):
-            what = f"{len(together)} members together" if len(together) > 1 else "one member"
-            raise SpecError(
-                f"{spec.id} can never start: {what} need {missing} that this machine declares. "
-                "Ask for less, or declare more ([execution] cpu, memory, gpu)."
-            )
-        for plan in plans:
-            if missing := plan.resources.missing(capacity.largest):
-                raise SpecError(f"{spec.id}: {plan.member} needs {missing} that this machine declares.")
-        return plans
+        return lay_out(
+            spec,
+            capacity,
+            holder="this machine declares",
+            remedy="Ask for less, or declare more ([execution] cpu, memory, gpu).",
+        )
 
     def reserve(self, plans: Sequence[MemberPlan], sink: Sink) -> None:
         """Queue for the resources of `plans`; starts to load what they preload."""
@@ -137,7 +118,7 @@ class LocalBackend:
 
         with self._lock:
             grants = self._ledger.ask(plans, grant)
-            self._warden(plans[0])
+        self._wardens.warm(plans[0].spec.numerics, plans[0].spec.preload)
         _run(grants)
 
     def release(self, plans: Sequence[MemberPlan]) -> None:
@@ -153,15 +134,14 @@ class LocalBackend:
             key=key,
             plan=plan,
             launch=launch,
-            socket=str(self._socket(key)),
+            listen_at=f"unix:{self._socket(key)}",
+            tied=plan.spec.on_control_loss is OnControlLoss.STOP,
             use_cgroup=self._cgroup,
         )
         with self._lock:
-            attempt = self._attempts.setdefault(key, _Attempt())
-            if attempt.warden is None:
-                attempt.warden = self._warden(plan)
-                attempt.on_control_loss = plan.spec.on_control_loss
-                attempt.warden.send(request)
+            if key not in self._attempts:
+                self._attempts[key] = _Attempt()
+                self._wardens.start(request)
         return Handle(
             backend=self.name,
             job=plan.spec.id,
@@ -194,47 +174,19 @@ class LocalBackend:
     def stop(self, handle: Handle, grace: float) -> None:
         """SIGTERM, then SIGKILL for the group."""
         key = str(handle.reference["folder"])
-        with self._lock:
-            attempt = self._attempts.get(key)
-            warden = attempt.warden if attempt else None
-        if warden is not None:
-            with contextlib.suppress(ControlError):  # a lost warden took its members along, and has said so
-                warden.send(StopMember(key=key, grace=grace))
-        elif (process := identify(Path(key))) is not None:
+        if not self._wardens.stop(key, grace) and (process := identify(Path(key))) is not None:
             _terminate(process, grace)
 
     def close(self) -> None:
         """End the wardens; services that go on without their controller keep theirs."""
         self._closed.set()
-        with self._lock:
-            wardens = [warden for group in self._wardens.values() for warden in group]
-            self._wardens.clear()
-            staying = {id(attempt.warden) for attempt in self._attempts.values() if attempt.continues}
-        for warden in wardens:
-            warden.close(wait=id(warden) not in staying)
+        self._wardens.close()
         for watcher in self._watchers:
             watcher.join()
 
     def _socket(self, key: str) -> Path:
         """Where the attempt `key` may serve; short, as paths of sockets have to be."""
         return runtime_folder(self._folder) / f"{blake2b(key.encode(), digest_size=8).hexdigest()}.sock"
-
-    def _warden(self, plan: MemberPlan) -> WardenClient:
-        """The warden with this plan's numerics and its preloads, and the fewest others; a new one if there is none."""
-        spec = plan.spec
-        group = self._wardens.setdefault(spec.numerics, [])
-        wanted = set(spec.preload) if self._fork else set()
-        if fitting := [warden for warden in group if wanted <= set(warden.preload)]:
-            return min(fitting, key=lambda warden: len(warden.preload))
-        warden = WardenClient(
-            preload=tuple(sorted(wanted)),
-            environment=spec.numerics.environment() | {"ORT_DISABLE_TELEMETRY": "1"},
-            fork=self._fork,
-            receive=self._receive,
-            lost=lambda: self._lose(warden),
-        )
-        group.append(warden)
-        return warden
 
     def _receive(self, notice: Notice) -> None:
         with self._lock:
@@ -253,22 +205,6 @@ class LocalBackend:
             sinks = list(attempt.sinks)
         for sink in sinks:
             sink(event)
-
-    def _lose(self, warden: WardenClient) -> None:
-        """A warden died: end what it had started, since nobody else would, and report it lost."""
-        with self._lock:
-            for group in self._wardens.values():
-                if warden in group:
-                    group.remove(warden)
-            orphans = [key for key, attempt in self._attempts.items() if attempt.warden is warden and not attempt.ended]
-        for key in orphans:
-            started = self._attempts[key].started
-            if started is not None:
-                with contextlib.suppress(ProcessLookupError):  # its children may be left even if it is gone
-                    os.killpg(started.pid, signal.SIGKILL)
-            self._socket(key).unlink(missing_ok=True)
-            note = "the process that had started it was killed"
-            self._receive(Ended(key=key, at=time.time(), evidence=Evidence(note=note)))
 
     def _watch(self, handle: Handle) -> None:
         """Follow a process that is not ours: it is over when its warden has left evidence or it is gone."""

@@ -8,11 +8,11 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
-from ganglion.backends.local.wire import Notice, Request, encode
+from ganglion.backends.processes.wire import Notice, Request, encode
 from ganglion.core.errors import ControlError
 from ganglion.execution.control import FrameReader
 
@@ -31,6 +31,8 @@ class WardenClient:
         preload: tuple[str, ...],
         environment: Mapping[str, str],
         fork: bool,
+        import_path: Sequence[str],
+        orphan: bool = False,
         receive: Callable[[Notice], None],
         lost: Callable[[], None],
     ) -> None:
@@ -40,6 +42,8 @@ class WardenClient:
             preload: modules to import before the first fork.
             environment: variables on top of this process's own (threads, instruction set).
             fork: fork members from the preloaded process, or start an interpreter for each.
+            import_path: where its members look for modules.
+            orphan: the process must not be a child of this one.
             receive: takes every notice, in the reading thread.
             lost: called once when the process is gone without having been closed.
         """
@@ -52,10 +56,11 @@ class WardenClient:
         with theirs:
             self._process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "ganglion.backends.local.warden"),
+                    *(sys.executable, "-m", "ganglion.backends.processes.warden"),
                     *(str(theirs.fileno()), "fork" if fork else "spawn", ",".join(preload)),
+                    *(("orphan",) if orphan else ()),
                 ],
-                env={**os.environ, **environment, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                env={**os.environ, **environment, "PYTHONPATH": os.pathsep.join(filter(None, import_path))},
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

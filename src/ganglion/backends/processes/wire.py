@@ -1,4 +1,4 @@
-"""What the backend and its wardens say to each other, framed as on the control channel."""
+"""What wardens and those who ask them for processes say to each other, framed as on the control channel."""
 
 from __future__ import annotations
 
@@ -20,14 +20,17 @@ class StartMember(msgspec.Struct, frozen=True, kw_only=True, tag="start"):
         key: names the attempt from here on; also the path of its folder.
         plan: what it runs.
         launch: attempt, control address and token.
-        socket: path of the socket that it may serve on; removed when it has ended.
+        listen_at: where it opens the socket that it serves on, `unix:PATH` or `tcp:HOST`; the file of a Unix socket is
+            removed when it has ended.
+        tied: whether it ends with the process that asked for it.
         use_cgroup: whether memory is limited by cgroup v2 (else by `RLIMIT_DATA`).
     """
 
     key: str
     plan: MemberPlan
     launch: Launch
-    socket: str
+    listen_at: str
+    tied: bool
     use_cgroup: bool
 
 

@@ -12,21 +12,20 @@ from pathlib import Path
 
 import msgspec
 
-from ganglion.backends.local.attempts import LOG, REPORT, REQUEST, write_atomically
-from ganglion.backends.local.memory import delegated_cgroup, enter_cgroup, limit_data
-from ganglion.backends.local.wire import StartMember
+from ganglion.backends.processes.attempts import LOG, REPORT, REQUEST, write_atomically
+from ganglion.backends.processes.memory import delegated_cgroup, enter_cgroup, limit_data
+from ganglion.backends.processes.wire import StartMember
 from ganglion.execution import agent
 from ganglion.execution.exits import AgentReport
-from ganglion.execution.spec import OnControlLoss
 
 _PR_SET_PDEATHSIG = 1
 
 
-def detach(parent: int, on_control_loss: OnControlLoss) -> None:
-    """Start a session and, where the kernel offers it, ask to be killed with `parent`."""
+def detach(parent: int, *, tied: bool) -> None:
+    """Start a session; a process that is tied asks the kernel, where it offers that, to be killed with `parent`."""
     with contextlib.suppress(PermissionError):  # it leads a session already
         os.setsid()
-    if sys.platform == "linux" and on_control_loss is OnControlLoss.STOP:
+    if sys.platform == "linux" and tied:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(1)
@@ -51,7 +50,7 @@ def become(request: StartMember) -> int:
         status = agent.run(
             plan,
             request.launch,
-            listen_at=f"unix:{request.socket}",
+            listen_at=request.listen_at,
             save=lambda report: write_atomically(folder / REPORT, msgspec.msgpack.encode(report)),
             abandon=lambda: os.killpg(0, signal.SIGKILL),
         )
@@ -97,11 +96,11 @@ def open_log(folder: Path) -> None:
 
 
 def main() -> None:
-    """Entry of a spawned (not forked) member: `python -m ganglion.backends.local.member_process FOLDER PARENT`."""
+    """Entry of a spawned (not forked) member: `python -m ganglion.backends.processes.member_process FOLDER PARENT`."""
     folder, parent = Path(sys.argv[1]), int(sys.argv[2])
     request = msgspec.msgpack.decode((folder / REQUEST).read_bytes(), type=StartMember)
     (folder / REQUEST).unlink()
-    detach(parent, request.plan.spec.on_control_loss)
+    detach(parent, tied=request.tied)
     os._exit(become(request))
 
 

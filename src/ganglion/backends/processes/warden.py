@@ -4,8 +4,8 @@ One warden serves one numerics environment. It imports the modules to preload be
 no thread, so that a fork is safe and a member runs user code within milliseconds (a *zygote*). Where forking is not
 possible or not wanted it starts a new interpreter for each member instead; everything else stays the same.
 
-When its backend is gone, in whatever way, it kills the members that stop with their controller and stays only as long
-as it has others.
+When its backend is gone, in whatever way, it kills the members that are tied to it and stays only as long as it has
+others.
 """
 
 from __future__ import annotations
@@ -24,14 +24,13 @@ from typing import NoReturn
 
 import msgspec
 
-from ganglion.backends.local import member_process
-from ganglion.backends.local.attempts import EVIDENCE, IDENTITY, LOG, REPORT, REQUEST, write_atomically
-from ganglion.backends.local.memory import delegated_cgroup, leave_cgroup
-from ganglion.backends.local.wire import Ended, Notice, Request, Started, StartMember, StopMember, encode
+from ganglion.backends.processes import member_process
+from ganglion.backends.processes.attempts import EVIDENCE, IDENTITY, LOG, REPORT, REQUEST, write_atomically
+from ganglion.backends.processes.memory import delegated_cgroup, leave_cgroup
+from ganglion.backends.processes.wire import Ended, Notice, Request, Started, StartMember, StopMember, encode
 from ganglion.core.registry import load_modules
 from ganglion.execution.control import FrameReader
 from ganglion.execution.exits import AgentReport, Evidence
-from ganglion.execution.spec import OnControlLoss
 
 _MEMORY_UNIT = 1 if sys.platform == "darwin" else 1024
 
@@ -103,12 +102,12 @@ class Warden:
                 self.stop(request)
 
     def lose_backend(self) -> None:
-        """Kill whatever stops with its controller."""
+        """Kill whatever is tied to it."""
         self.connected = False
         self.selector.unregister(self.channel)
         self.channel.close()
         for member in self.members.values():
-            if member.request.plan.spec.on_control_loss is OnControlLoss.STOP:
+            if member.request.tied:
                 member.kill_at = time.monotonic() + 1.0
                 _kill_group(member.pid, signal.SIGKILL)
 
@@ -142,7 +141,7 @@ class Warden:
         try:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            member_process.detach(parent, request.plan.spec.on_control_loss)
+            member_process.detach(parent, tied=request.tied)
             self.selector.close()
             for end in (self.channel, self.wake, self.woken):
                 end.close()
@@ -174,7 +173,8 @@ class Warden:
             if member is None:
                 continue
             _kill_group(pid, signal.SIGKILL)
-            Path(member.request.socket).unlink(missing_ok=True)
+            if member.request.listen_at.startswith("unix:"):
+                Path(member.request.listen_at.removeprefix("unix:")).unlink(missing_ok=True)
             folder = Path(member.request.key)
             evidence = Evidence(
                 code=os.WEXITSTATUS(status) if os.WIFEXITED(status) else None,
@@ -225,7 +225,7 @@ def _spawn_member(request: StartMember) -> int:
     log = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     return os.posix_spawn(
         sys.executable,
-        [sys.executable, "-m", "ganglion.backends.local.member_process", str(folder), str(os.getpid())],
+        [sys.executable, "-m", "ganglion.backends.processes.member_process", str(folder), str(os.getpid())],
         os.environ,
         file_actions=[
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
@@ -238,7 +238,13 @@ def _spawn_member(request: StartMember) -> int:
 
 
 def main() -> None:
-    """`python -m ganglion.backends.local.warden FD fork|spawn MODULES`: serve the backend at the socket `FD`."""
+    """`python -m ganglion.backends.processes.warden FD fork|spawn MODULES [orphan]`: serve at the socket `FD`.
+
+    An `orphan` leaves its parent, so that whoever kills the children of that process does not take away what cleans up.
+    """
+    if "orphan" in sys.argv[4:] and os.fork():
+        os._exit(0)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # members are not to inherit what its parent has blocked
     channel = socket.socket(fileno=int(sys.argv[1]))
     channel.set_inheritable(False)
     fork = sys.argv[2] == "fork"
