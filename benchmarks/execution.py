@@ -2,7 +2,8 @@
 
 Measured through the public path, `Supervisor.submit` on the local backend, with a warm zygote: its preloads are done
 before the first counted repetition. Compared with a new interpreter that imports torch, and with the fallback that
-starts an interpreter for each member. Wall times of different processes are compared; they share one clock.
+starts an interpreter for each member. Then the Ray backend beside bare Ray and the local backend (`--no-ray` leaves it
+out). Wall times of different processes are compared; they share one clock.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 from benchmarks.harness import Case, environment, measure, show
 from ganglion.backends.local.backend import LocalBackend, LocalConfig
 from ganglion.core.resources import Resources
+from ganglion.execution.backend import Backend
 from ganglion.execution.entry import entry_of
 from ganglion.execution.spec import Gang, Role, Task
 from ganglion.execution.supervisor import Supervisor
@@ -90,6 +92,18 @@ class Bench:
         begin, _called, end = self.task(now)
         return end - begin
 
+    def burst(self, count: int) -> float:
+        """Seconds for `count` tasks submitted at once."""
+        half = Resources(cpu=0.5)
+        begin = time.time()
+        jobs = [
+            self.supervisor.submit(Task(id=f"task-{next(self.numbers)}", entry=entry_of(now), resources=half))
+            for _ in range(count)
+        ]
+        for job in jobs:
+            job.wait(PATIENCE).raise_for_failure()
+        return time.time() - begin
+
 
 def fresh(code: str) -> float:
     """Seconds until a new interpreter has run `code`, measured by the time it writes at the end."""
@@ -100,11 +114,10 @@ def fresh(code: str) -> float:
 
 
 @contextlib.contextmanager
-def bench(start_method: str) -> Iterator[Bench]:
+def bench(make: Callable[[Path], Backend]) -> Iterator[Bench]:
     """A supervisor of its own, gone with all its processes at the end."""
     with tempfile.TemporaryDirectory(prefix="ganglion-benchmark-") as folder:
-        backend = LocalBackend(Path(folder), LocalConfig(start_method=start_method))
-        supervisor = Supervisor(backend, Path(folder))
+        supervisor = Supervisor(make(Path(folder)), Path(folder))
         try:
             yield Bench(supervisor)
         finally:
@@ -140,15 +153,60 @@ def cases(forked: Bench, spawned: Bench) -> list[Case]:
     ]
 
 
+def local(start_method: str) -> Callable[[Path], Backend]:
+    """Makes local backends with two CPUs."""
+    return lambda folder: LocalBackend(folder, LocalConfig(cpu=2.0, start_method=start_method))
+
+
+MANY = 200
+
+
+def bare_ray_cases() -> list[Case]:
+    """Bare Ray, alone on the cluster: resources that the Ray backend keeps for a second would make it wait."""
+    from benchmarks import bare_ray
+
+    return [
+        Case(name="task round trip, bare Ray", run=bare_ray.round_trip),
+        Case(name="gang of 2 until all run user code, bare Ray", run=bare_ray.gang),
+        Case(name="200 tasks at once, bare Ray", run=lambda: bare_ray.burst(MANY)),
+    ]
+
+
+def ray_cases(on_ray: Bench, forked: Bench) -> list[Case]:
+    """The Ray backend and the local one, to be compared with bare Ray."""
+    task, gang, burst = (case.name for case in bare_ray_cases())
+    return [
+        Case(name="task round trip, Ray backend", run=on_ray.round_trip, against=task, note="target: 0.67x or more"),
+        Case(name="task round trip, local", run=forked.round_trip, against=task),
+        Case(
+            name="gang of 2 until all run user code, Ray backend",
+            run=on_ray.gang,
+            against=gang,
+            note="target: 0.67x or more",
+        ),
+        Case(name="gang of 2 until all run user code, local", run=forked.gang, against=gang),
+        Case(name="200 tasks at once, Ray backend", run=lambda: on_ray.burst(MANY), against=burst),
+        Case(name="200 tasks at once, local", run=lambda: forked.burst(MANY), against=burst),
+    ]
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Measure and show."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.execution", description=__doc__)
     parser.add_argument("--json", action="store_true", help="one JSON document instead of a table")
     parser.add_argument("--repetitions", type=int, default=7, help="rounds that count")
+    parser.add_argument("--no-ray", action="store_true", help="leave the Ray backend out")
     options = parser.parse_args(arguments)
-    with bench("fork") as forked, bench("spawn") as spawned:
-        measurements = measure(cases(forked, spawned), options.repetitions)
-    context: dict[str, Any] = environment(["ganglion", "torch"]) | {"repetitions": options.repetitions}
+    with bench(local("fork")) as forked:
+        with bench(local("spawn")) as spawned:
+            measurements = measure(cases(forked, spawned), options.repetitions)
+        if not options.no_ray:
+            from ganglion.backends.ray.backend import RayBackend, RayConfig
+
+            with bench(lambda folder: RayBackend(folder, RayConfig(address="local"))) as on_ray:
+                measurements += measure(bare_ray_cases(), options.repetitions)
+                measurements += measure(ray_cases(on_ray, forked), options.repetitions)
+    context: dict[str, Any] = environment(["ganglion", "torch", "ray"]) | {"repetitions": options.repetitions}
     show("execution: until user code runs", measurements, context, as_json=options.json)
 
 
