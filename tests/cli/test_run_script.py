@@ -174,7 +174,7 @@ def test_variables_and_limits_reach_the_members(ganglion: CommandLine, tmp_path:
     (tmp_path / "ganglion.toml").write_text("[execution.options]\ncpu = 4\n")
     done = ganglion("run-script", "--env", "GREETING=a=b", "--cpu", "2", script)
     assert lines_of(done.stdout, "worker-1") == ["a=b2"]
-    limited = ganglion.json("run-script", "--memory", "64MiB", SCRIPTS / "takes.py", status=1)
+    limited = ganglion.json("run-script", "--workers", "1", "--memory", "64MiB", SCRIPTS / "takes.py", status=1)
     assert limited["members"][0]["state"] == "out of memory"
     late = ganglion.json("run-script", "--workers", "1", "--timeout", "0.5s", SCRIPTS / "ends.py", "raise", status=1)
     assert (late["state"], late["members"][0]["state"]) == ("failed", "timed out")

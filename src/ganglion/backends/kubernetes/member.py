@@ -160,4 +160,7 @@ if __name__ == "__main__":
     except ControlError as error:
         sys.stderr.write(f"ControlError: {error}\n")
         status = ControlError.exit_code
-    sys.exit(status)
+    # The report is written. Threads that a library left running (gloo has some) can abort an interpreter at its end.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
