@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from ganglion.artifacts.store import FolderStore
 from ganglion.core.errors import DataError, IntegrityError, NotFoundError
 from ganglion.data import ArraySource, Field, open_dataset, prepare
-from ganglion.data.source import Columns, PlainSource, Schema
+from ganglion.data.columns import Columns
+from ganglion.data.schema import Schema
+from ganglion.data.source import PlainSource
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (103, 4, 5), np.uint8)
 LABELS = np.arange(103, dtype=np.int64) * 7

@@ -10,6 +10,7 @@ GanglionError                exit code 1
 │   ├── ModelError           a model package or version: unknown, half written, invalid
 │   └── NotFoundError        a run, step, artifact or service that does not exist
 ├── IntegrityError           stored bytes are not the bytes that were written
+├── OutageError              a source of data is away, and stayed away longer than retries are worth
 ├── ExecutionError           a job ended without success; carries its outcome
 └── ControlError             the control channel or a backend process is gone
 ```
@@ -61,6 +62,10 @@ class NotFoundError(UserError):
 
 class IntegrityError(GanglionError):
     """Stored bytes differ from the bytes that were written."""
+
+
+class OutageError(GanglionError):
+    """A source of data is away: nothing is wrong with it, and it may be back later."""
 
 
 class ExecutionError(GanglionError):

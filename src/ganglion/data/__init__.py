@@ -19,14 +19,15 @@ if TYPE_CHECKING:
     from ganglion.data.memory import ArraySource
     from ganglion.data.order import Order
     from ganglion.data.prepared import PreparedDataset, open_dataset
-    from ganglion.data.source import Field, PlainSource, Source, source_data, source_from
+    from ganglion.data.schema import Field
+    from ganglion.data.source import PlainSource, Source, source_data, source_from
     from ganglion.data.split import Part, Split
     from ganglion.data.writer import prepare
 
 _MODULES = {
     "CLASSES": "datasets",
     "ArraySource": "memory",
-    "Field": "source",
+    "Field": "schema",
     "IdxSource": "idx",
     "LimitedSource": "limited",
     "Loader": "loader",

@@ -19,7 +19,9 @@ from typing import IO, Any, NoReturn, Self
 import numpy as np
 
 from ganglion.core.errors import DataError
-from ganglion.data.source import Array, Columns, Field, PlainSource, Schema, check_range
+from ganglion.data.columns import Array, Columns
+from ganglion.data.schema import Field, Schema
+from ganglion.data.source import PlainSource, check_range
 
 _DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _PIECE = 2**20  # bytes asked for at once, so that a header that promises too much costs no memory

@@ -8,7 +8,9 @@ from typing import Any
 import msgspec
 
 from ganglion.core.errors import DataError
-from ganglion.data.source import Columns, PlainSource, Schema, Source, check_range, source_from
+from ganglion.data.columns import Columns
+from ganglion.data.schema import Schema
+from ganglion.data.source import PlainSource, check_range, source_from
 
 
 class LimitedSource(PlainSource, frozen=True, tag="ganglion.data.limited:LimitedSource"):
@@ -46,11 +48,11 @@ class LimitedSource(PlainSource, frozen=True, tag="ganglion.data.limited:Limited
         return self._inner.scan(size, start, stop)
 
     @property
-    def _inner(self) -> Source:
-        inner: Source = self.source
+    def _inner(self) -> PlainSource:
+        inner: PlainSource = self.source
         return inner
 
 
-def limit(source: Source, most: int | None) -> Source:
+def limit(source: PlainSource, most: int | None) -> PlainSource:
     """`source`, cut to its first `most` records; `None` keeps it as it is."""
     return source if most is None else LimitedSource(source=source, most=most)

@@ -18,10 +18,11 @@ import numpy as np
 
 from ganglion.artifacts.store import Artifact, FolderStore
 from ganglion.core.errors import DataError
+from ganglion.data.columns import Columns
 from ganglion.data.order import WINDOW, Order, Positions
 from ganglion.data.prefetch import prefetch
 from ganglion.data.prepared import PreparedDataset, open_dataset
-from ganglion.data.source import Columns, records_within
+from ganglion.data.schema import records_within
 from ganglion.data.split import Part, Split, whole
 
 WHOLE = "all"

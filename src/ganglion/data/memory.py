@@ -9,7 +9,9 @@ import msgspec
 import numpy as np
 
 from ganglion.core.errors import DataError
-from ganglion.data.source import Array, Columns, Field, PlainSource, Schema, check_range
+from ganglion.data.columns import Array, Columns
+from ganglion.data.schema import Field, Schema
+from ganglion.data.source import PlainSource, check_range
 
 _KINDS = "biuf"  # bool, signed and unsigned integers, floating point
 

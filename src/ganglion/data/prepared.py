@@ -22,7 +22,9 @@ import numpy.typing as npt
 
 from ganglion.artifacts.store import Artifact, FolderStore
 from ganglion.core.errors import DataError
-from ganglion.data.source import Array, Columns, Field, Schema, check_range
+from ganglion.data.columns import Array, Columns
+from ganglion.data.schema import Field, Schema
+from ganglion.data.source import check_range
 
 KIND = "dataset"
 """Kind of the artifact of a prepared dataset."""

@@ -1,60 +1,28 @@
-"""Where records come from: a schema, a count, and columns read in order.
+"""The seam for sources: where records come from, unit by unit.
 
-A source is read in *column batches*: one array for each field, the first axis counting records. Sources that derive
-from `PlainSource` are plain data as well, so that a pipeline step can hand one to a process that reads it.
+A source divides what it reads into *units* that are independent of each other, so that any number of workers may share
+the work; which records there are, their order and their ids do not depend on who reads. A record that cannot be read
+does not end the reading: it is handed to whoever sets bad records aside. Sources that derive from `PlainSource` are
+plain data, so that a pipeline step can hand one to a process that reads it. Everything wraps this one contract:
+transforms, mixtures and limits of sources are sources themselves.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from typing import Any, Protocol, Self, cast
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol, cast
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from ganglion.core.errors import DataError
 from ganglion.core.registry import load_object
+from ganglion.data.bad_record import SetAside, refuse
+from ganglion.data.batch import Batch
+from ganglion.data.columns import Columns, join, part
 from ganglion.data.fingerprint import fingerprint_columns
-
-Array = npt.NDArray[Any]
-Columns = dict[str, Array]
-
-
-class Field(msgspec.Struct, frozen=True):
-    """One column of a source or a dataset.
-
-    Attributes:
-        name: key of the column.
-        dtype: NumPy name of its values, such as `uint8` or `float32`; never an object or a string type.
-        shape: of one record; `()` for a number.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...] = ()
-
-    @classmethod
-    def of(cls, name: str, column: Array) -> Self:
-        """The field that `column`, of shape `(records, *shape)`, belongs to."""
-        return cls(name, column.dtype.name, column.shape[1:])
-
-    @property
-    def record_bytes(self) -> int:
-        """Bytes that one record takes in memory and in a shard."""
-        return np.dtype(self.dtype).itemsize * math.prod(self.shape)
-
-    def __str__(self) -> str:
-        return " ".join((self.name, self.dtype, "x".join(map(str, self.shape)))).rstrip()
-
-
-Schema = tuple[Field, ...]
-
-
-def records_within(schema: Schema, size: int) -> int:
-    """How many records of `schema` fit in `size` bytes; at least one."""
-    return max(1, size // max(1, sum(field.record_bytes for field in schema)))
+from ganglion.data.schema import Schema, records_within
+from ganglion.data.unit import Unit
 
 
 class Source(Protocol):
@@ -72,43 +40,40 @@ class Source(Protocol):
         """
         ...
 
-    @property
-    def count(self) -> int:
-        """Number of records.
+    def units(self) -> Sequence[Unit]:
+        """The pieces that are read independently of each other, in the order of the records.
 
         Raises:
             DataError: as for `schema`.
         """
         ...
 
+    def read_unit(self, unit: Unit, size: int, set_aside: SetAside) -> Iterator[Batch]:
+        """The records of one unit, in order.
+
+        Args:
+            unit: one of `units()`.
+            size: bytes that the columns of a batch may take, about; at least one record is in each. It changes how
+                records are grouped, and nothing else.
+            set_aside: told of each record that cannot be read.
+
+        Raises:
+            DataError: nothing (more) of the unit can be read, or from `set_aside`, to whom a record was one too many.
+            OutageError: the source is away and stayed away longer than retries are worth.
+        """
+        ...
+
     def fingerprint(self) -> str:
-        """Digest of what will be read: equal when schema and records are equal, however they are stored.
+        """Digest of what will be read and how; equal fingerprints mean equal records.
 
         Raises:
-            DataError: as for `scan`.
-        """
-        ...
-
-    def read(self, start: int, stop: int) -> Columns:
-        """Records `start` to `stop` (exclusive), in native byte order.
-
-        Raises:
-            DataError: the range is not within the source, or as for `scan`.
-        """
-        ...
-
-    def scan(self, size: int, start: int = 0, stop: int | None = None) -> Iterator[Columns]:
-        """The records from `start` to `stop` in one pass, at most `size` at a time.
-
-        Raises:
-            DataError: the range is not within the source, or its data is truncated, damaged or of the wrong shape; a
-                pass to the end also finds what follows the last record.
+            DataError: as for `schema`.
         """
         ...
 
 
 class PlainSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type"):
-    """A source that is plain data; subclasses give `schema`, `count` and `scan`.
+    """A source that is plain data; subclasses give `schema`, `units` and `read_unit`.
 
     The tag of a subclass is its import path, `module:Class`, by which `source_from` finds it.
     """
@@ -120,25 +85,52 @@ class PlainSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_f
 
     @property
     def count(self) -> int:
-        """Number of records."""
-        raise NotImplementedError
+        """Number of records, counted by reading where it is not known otherwise; one that is bad is an error."""
+        units = self.units()
+        if all(unit.records is not None for unit in units):
+            return sum(unit.records or 0 for unit in units)
+        return sum(len(batch) for unit in units for batch in self.read_unit(unit, 2**23, refuse))
+
+    def units(self) -> Sequence[Unit]:
+        """All records as one unit."""
+        count = self.count
+        size = sum(field.record_bytes for field in self.schema) * count
+        return (Unit(number=0, name=type(self).__name__, stop=count, size=size, records=count),)
+
+    def read_unit(self, unit: Unit, size: int, set_aside: SetAside) -> Iterator[Batch]:
+        """The records of one unit, in order."""
+        first = unit.start
+        for columns in self.scan(records_within(self.schema, size), unit.start, unit.stop):
+            last = first + len(next(iter(columns.values())))
+            yield Batch(columns, unit.ids(first - unit.start, last - unit.start))
+            first = last
 
     def scan(self, size: int, start: int = 0, stop: int | None = None) -> Iterator[Columns]:
-        """The records from `start` to `stop` in one pass, at most `size` at a time."""
-        raise NotImplementedError
+        """The records from `start` to `stop` in one pass, at most `size` at a time; one that is bad is an error."""
+        position = 0
+        for unit in self.units():
+            if unit.records is not None and position + unit.records <= start:
+                position += unit.records
+                continue
+            for batch in self.read_unit(unit, 2**23, refuse):
+                first, last = max(0, start - position), len(batch) if stop is None else min(len(batch), stop - position)
+                for begin in range(first, last, size):
+                    yield part(batch.columns, begin, min(begin + size, last))
+                position += len(batch)
+                if stop is not None and position >= stop:
+                    return
 
     def read(self, start: int, stop: int) -> Columns:
         """Records `start` to `stop` (exclusive)."""
-        for batch in self.scan(max(1, stop - start), start, stop):
-            return batch
-        return {field.name: np.empty((0, *field.shape), field.dtype) for field in self.schema}
+        found = list(self.scan(max(1, stop - start), start, stop))
+        return join(found) if found else {field.name: field.empty() for field in self.schema}
 
     def fingerprint(self) -> str:
         """Digest of schema and records, read through once."""
         return fingerprint_source(self)
 
 
-def fingerprint_source(source: Source) -> str:
+def fingerprint_source(source: PlainSource) -> str:
     """Read a source through, 8 MiB at a time, and digest what it yields."""
     schema = source.schema
     batches = source.scan(records_within(schema, 2**23))

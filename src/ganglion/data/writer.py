@@ -15,9 +15,11 @@ from numpy.lib.format import header_data_from_array_1_0, write_array_header_1_0
 
 from ganglion.artifacts.store import FolderStore
 from ganglion.core.errors import DataError
+from ganglion.data.columns import Columns
 from ganglion.data.fingerprint import little_endian_bytes
 from ganglion.data.prepared import FORMAT, KIND, MANIFEST, Manifest, PreparedDataset, column_path
-from ganglion.data.source import Columns, Field, Schema, Source, records_within
+from ganglion.data.schema import Field, Schema, records_within
+from ganglion.data.source import PlainSource
 
 SHARD_BYTES = 256 * 2**20
 """Largest shard where no number of shards is asked for."""
@@ -27,7 +29,7 @@ CHUNK_BYTES = 8 * 2**20
 
 
 def prepare(
-    source: Source, store: FolderStore, *, shards: int | None = None, chunk_bytes: int = CHUNK_BYTES
+    source: PlainSource, store: FolderStore, *, shards: int | None = None, chunk_bytes: int = CHUNK_BYTES
 ) -> PreparedDataset:
     """Write the records of a source to the store as a prepared dataset.
 

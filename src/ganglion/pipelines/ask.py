@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from ganglion.core.resources import Resources
-from ganglion.data import Source
+from ganglion.data import PlainSource
 from ganglion.pipelines.serve import Served
 from ganglion.serving.client import Client
 from ganglion.workflow import current_step, step
@@ -32,7 +32,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @step(resources=Resources(cpu=0.1), cache=False, preload=("numpy", "PIL.Image"))
-def ask(service: Served, source: Source, count: int = 10, classes: tuple[str, ...] = ()) -> list[Answer]:
+def ask(service: Served, source: PlainSource, count: int = 10, classes: tuple[str, ...] = ()) -> list[Answer]:
     """Send the first `count` images of `source` over REST as PNG files.
 
     Args:

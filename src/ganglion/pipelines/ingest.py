@@ -6,7 +6,7 @@ import msgspec
 
 from ganglion.artifacts.store import Artifact
 from ganglion.core.resources import Resources
-from ganglion.data import Source, Split, limit, prepare
+from ganglion.data import PlainSource, Split, limit, prepare
 from ganglion.workflow import current_step, step
 
 TRAIN, HELD_OUT = "train", "held_out"
@@ -29,7 +29,7 @@ class TrainingData(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @step(resources=Resources(cpu=0.5), preload=("numpy",))
-def ingest(source: Source, held_out: float = 0.1, split_seed: int = 0, shards: int | None = None) -> TrainingData:
+def ingest(source: PlainSource, held_out: float = 0.1, split_seed: int = 0, shards: int | None = None) -> TrainingData:
     """Read `source` once and keep it prepared; run again, this is skipped while the source has not changed.
 
     Args:
