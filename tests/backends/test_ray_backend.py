@@ -7,8 +7,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -261,6 +263,52 @@ def test_an_address_where_nobody_answers_is_named(tmp_path: Path):
         port = server.getsockname()[1]
     with pytest.raises(UserError, match=f"No Ray cluster answers at 127.0.0.1:{port}: .*refused"):
         RayBackend(tmp_path, RayConfig(address=f"127.0.0.1:{port}"))
+
+
+@contextmanager
+def service(answer: bytes) -> Iterator[str]:
+    """Something that is no Ray: says `answer` to whatever it hears and hangs up; yields its address."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (b"", "says nothing"),
+        (b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n", "says b'HTTP/1.1 400"),
+        (b"-ERR unknown command\r\n", "says b'-ERR unknown command"),
+    ],
+    ids=["closing", "http", "lines"],
+)
+def test_what_is_no_ray_is_named_with_what_it_says(tmp_path: Path, answer: bytes, said: str):
+    with service(answer) as address, pytest.raises(UserError) as refused:
+        RayBackend(tmp_path, RayConfig(address=address))
+    assert f"What listens at {address} is no Ray cluster: it {said}" in str(refused.value)
+
+
+def test_what_speaks_grpc_and_is_no_ray_is_named(tmp_path: Path, address: str):
+    """A port of Ray itself, that of the node's own service, is the nearest mistake."""
+    import ray
+
+    backend = RayBackend(tmp_path)
+    try:
+        [node] = ray.nodes()
+    finally:
+        backend.close()
+    wrong = f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}"
+    with pytest.raises(UserError, match=f"The Ray cluster {wrong} cannot be used"):
+        RayBackend(tmp_path, RayConfig(address=wrong))
 
 
 @pytest.mark.parametrize("address", ["ray://127.0.0.1:10001", "somewhere", "127.0.0.1:"])

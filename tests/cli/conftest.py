@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # the modules that the tests here share
+sys.path.insert(0, str(Path(__file__).parents[1] / "backends"))
 
+import ray_cluster
 from command_line import CommandLine, ProjectWithRuns, write_lights
 
 from ganglion.serving.repository import ModelRepository
@@ -36,6 +39,13 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> CommandLine:
     repository.set_alias("lights", "champion", 1)
     (command.home / "models" / "lights" / "3").mkdir()
     return command
+
+
+@pytest.fixture(scope="session")
+def ray_address() -> Iterator[str]:
+    """A real Ray with four CPUs, started once."""
+    with ray_cluster.started("--num-cpus=4") as address:
+        yield address
 
 
 @pytest.fixture

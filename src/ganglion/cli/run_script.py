@@ -19,12 +19,13 @@ from ganglion.cli.output import console, duration_text, make_table, state_text, 
 from ganglion.core.errors import ConfigurationError, UserError
 from ganglion.core.events import Event, Exit, ExitKind, MemberExited, MemberStarted
 from ganglion.core.ids import RandomIds
+from ganglion.core.project import find_folder
 from ganglion.core.resources import Resources, format_size, parse_size
 from ganglion.execution.entry import Entry
 from ganglion.execution.outcome import Outcome
 from ganglion.execution.spec import Gang, MemberPlan, Numerics, Restart, Role, plan_members
 from ganglion.execution.supervisor import Job
-from ganglion.platform import Platform
+from ganglion.platform import Platform, load_configuration
 from ganglion.workflow.options import parse_duration
 
 FOLLOW_INTERVAL = 0.2
@@ -51,6 +52,7 @@ def run_script(
         str | None, typer.Option(metavar="PATH", help="Another interpreter, as that of a TensorFlow environment.")
     ] = None,
     env: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="A variable; repeatable.")] = None,
+    backend: Annotated[str | None, typer.Option(help="Where to run: local or ray; else as ganglion.toml says.")] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print the ends as one JSON document, nothing else.")] = False,
 ) -> None:
     """Run a PyTorch, TensorFlow or JAX script as a gang: all of its processes start together or none.
@@ -64,6 +66,8 @@ def run_script(
         ganglion run-script --workers 4 --cpu 1 --timeout 2h train.py
 
         ganglion run-script --chief --workers 1 --ps 1 --python ~/tensorflow/bin/python train.py
+
+        ganglion run-script --backend ray --workers 8 --cpu 2 train.py
     """
     spec = gang_of(
         script,
@@ -76,9 +80,11 @@ def run_script(
         environment=_variables(env or []),
     )
     members = Members(spec)
+    folder = find_folder()
+    configuration = load_configuration(folder, [f"execution.backend={backend}"] if backend else [])
     out = console(to_error=json_)
     signal.signal(signal.SIGTERM, lambda _number, _frame: signal.raise_signal(signal.SIGINT))
-    with Platform() as platform:
+    with Platform(folder, configuration) as platform:
         job = platform.supervisor.submit(spec, members)
         outcome = _follow(job, Follower([plan.member for plan in members.plans], sys.stderr if json_ else sys.stdout))
     if json_:

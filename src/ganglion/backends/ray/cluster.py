@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -11,6 +12,7 @@ from typing import Any
 
 import msgspec
 import ray
+from ray._raylet import GcsClient  # type: ignore[attr-defined]  # Ray does not annotate it
 from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 
@@ -21,8 +23,16 @@ from ganglion.core.resources import Resources
 NAMESPACE = "ganglion"
 """Of the actors that outlive the process that made them."""
 
-DIAL = 5.0
-"""Seconds within which something has to answer at the address of the cluster."""
+DIAL = 4.0
+"""Seconds within which a server has to accept at the address of the cluster, and again to greet."""
+
+GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
+"""What a client of HTTP/2, which gRPC speaks, says first: the preface and empty settings (RFC 9113, section 3.4)."""
+
+SETTINGS = b"\x04"
+"""The type of the frame with which a server of HTTP/2 answers; it stands behind the three bytes of a length."""
+
+ADVICE = "Start one with `ray start --head`, or give the HOST:PORT of one ([execution.options] address)."
 
 LEAST = 0.0001
 """The smallest amount of a resource that Ray counts; a bundle cannot be empty."""
@@ -166,18 +176,15 @@ def _connect(address: str, working_dir: str) -> Cluster:
     if address == "local":
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         options |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE}
-    elif address != "auto":
-        _probe(address)
     if working_dir:
         options["runtime_env"] = {"working_dir": working_dir, "excludes": LEFT_BEHIND}
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
+        if address not in ("local", "auto"):
+            _probe(address)
         ray.init(namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR, **options)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError, RayError) as error:
-        raise UserError(
-            f"The Ray cluster {address} cannot be used: {str(error).strip()}. If it asks for a token, set "
-            "RAY_AUTH_MODE=token and give this user the token, as for every Ray driver."
-        ) from error
+        raise UserError(f"The Ray cluster {address} cannot be used: {str(error).strip()}") from error
     finally:
         if threading.current_thread() is threading.main_thread():
             for number, handler in handlers.items():  # Ray sets its own, which end the process on the spot
@@ -189,12 +196,32 @@ def _connect(address: str, working_dir: str) -> Cluster:
 
 
 def _probe(address: str) -> None:
-    """Ray itself would try for a minute."""
+    """Find out soon whether this is a cluster: Ray itself goes on trying for minutes.
+
+    Raises:
+        UserError: nobody answers at the address, or somebody else.
+        RayError: it speaks gRPC, and not as the control store of a cluster does.
+    """
     host, _, port = address.rpartition(":")
-    advice = "Start one with `ray start --head`, or give the HOST:PORT of one ([execution.options] address)."
-    if "/" in address or not host or not port.isdigit():
-        raise UserError(f"{address!r} is not the address of a Ray cluster. {advice}")
+    if "/" in address or not host or not port.isdigit() or int(port) >= 2**16:
+        raise UserError(f"{address!r} is not the address of a Ray cluster. {ADVICE}")
+    encrypted = os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true")
     try:
-        socket.create_connection((host, int(port)), DIAL).close()
+        with socket.create_connection((host, int(port)), DIAL) as connection:
+            answer = b"" if encrypted else _greet(connection)
     except OSError as error:
-        raise UserError(f"No Ray cluster answers at {address}: {error}. {advice}") from error
+        raise UserError(f"No Ray cluster answers at {address}: {error}. {ADVICE}") from error
+    if not encrypted and answer[3:4] != SETTINGS:
+        said = f"it says {answer!r}" if answer else "it says nothing"
+        raise UserError(f"What listens at {address} is no Ray cluster: {said}. {ADVICE}")
+    GcsClient(address=address)
+
+
+def _greet(connection: socket.socket) -> bytes:
+    """The first bytes of the answer, enough to recognise it; empty where none comes in time."""
+    connection.sendall(GREETING)
+    answer = b""
+    with contextlib.suppress(TimeoutError, ConnectionResetError):
+        while len(answer) < 4 and (piece := connection.recv(32)):
+            answer += piece
+    return answer
