@@ -4,10 +4,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.made
-INSTALL := apt-get install --yes --quiet dataset-fashion-mnist
+INSTALL := DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test check bench soak data tensorflow clean
+.PHONY: help demo test check bench soak data postgresql tensorflow clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -21,14 +21,15 @@ $(STAMP): pyproject.toml constraints.txt
 
 data: $(STAMP)
 	@$(BIN)/ganglion doctor --data >/dev/null 2>&1 || \
-	  { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && { $(INSTALL) || { apt-get update && $(INSTALL); }; } >/dev/null 2>&1; } || \
+	  { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+    { $(INSTALL) dataset-fashion-mnist || { apt-get update && $(INSTALL) dataset-fashion-mnist; }; } >/dev/null 2>&1; } || \
 	  echo "Fashion-MNIST is not on this machine. It is downloaded when it is needed; without a network, install Debian's" \
 	    "package dataset-fashion-mnist or set GANGLION_DATA to a folder with its files."
 
 demo: $(STAMP) data  ## Run the reference pipeline on Fashion-MNIST; run it again and the ingestion is skipped
 	$(BIN)/ganglion run recipes/fashion_mnist.py
 
-test: $(STAMP) data tensorflow  ## Run every test
+test: $(STAMP) data postgresql tensorflow  ## Run every test
 	$(BIN)/pytest
 
 check: $(STAMP)  ## Lint, types, layers
@@ -36,6 +37,12 @@ check: $(STAMP)  ## Lint, types, layers
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+postgresql:
+	@command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || \
+	  { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+	    { $(INSTALL) postgresql || { apt-get update && $(INSTALL) postgresql; }; } >/dev/null 2>&1; } || \
+	  echo "PostgreSQL is not on this machine; the tests that need it are skipped. Debian's package is called postgresql."
 
 tensorflow: $(STAMP)  ## Make the environment of the TensorFlow tests (1.6 GB in ~/.cache); without it they are skipped
 	@$(BIN)/python tests/cli/tensorflow_environment.py || true

@@ -1,6 +1,8 @@
 """The peer of the Ray backend: bare tasks, and bare actors in a placement group, as Ray's documentation writes them.
 
-Ray's own retries are off, as they are under Ganglion. The process has to be connected to a cluster.
+Ray's own retries are off, as they are under Ganglion. The process has to be connected to a cluster. What runs here
+takes a resource of its own instead of CPUs, as much of it as there are CPUs, so that both can be measured in turn: the
+Ray backend keeps CPUs for a second after a job, and bare Ray would wait for them.
 """
 
 from __future__ import annotations
@@ -11,14 +13,19 @@ import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+RESOURCES = {"CPU": 2, "bare": 2}
+"""What the cluster has to declare."""
 
-@ray.remote(num_cpus=0.5, max_retries=0)
+HALF = {"bare": 0.5}
+
+
+@ray.remote(num_cpus=0, resources=HALF, max_retries=0)
 def now() -> float:
     """Say when it was called."""
     return time.time()
 
 
-@ray.remote(num_cpus=0.5, max_restarts=0)
+@ray.remote(num_cpus=0, resources=HALF, max_restarts=0)
 class Rank:
     """One actor of a gang."""
 
@@ -44,7 +51,7 @@ def burst(count: int) -> float:
 def gang() -> float:
     """Seconds from asking for a placement group until two actors in it run user code."""
     begin = time.time()
-    group = placement_group([{"CPU": 0.5}] * 2)
+    group = placement_group([HALF] * 2)
     group.wait(60)
     ranks = [
         Rank.options(

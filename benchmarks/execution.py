@@ -2,8 +2,8 @@
 
 Measured through the public path, `Supervisor.submit` on the local backend, with a warm zygote: its preloads are done
 before the first counted repetition. Compared with a new interpreter that imports torch, and with the fallback that
-starts an interpreter for each member. Then the Ray backend beside bare Ray and the local backend (`--no-ray` leaves it
-out). Wall times of different processes are compared; they share one clock.
+starts an interpreter for each member. Then bare Ray, the Ray backend and the local backend, round by round in turn
+(`--no-ray` leaves them out). Wall times of different processes are compared; they share one clock.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
+import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -159,35 +161,42 @@ def local(start_method: str) -> Callable[[Path], Backend]:
 
 
 MANY = 200
+"""Tasks of a burst."""
+
+ROUND_TRIPS = 20
+"""Rounds of round trips beside Ray for each round of the other cases: they take milliseconds and vary much."""
 
 
-def bare_ray_cases() -> list[Case]:
-    """Bare Ray, alone on the cluster: resources that the Ray backend keeps for a second would make it wait."""
+def ray_cases(on_ray: Bench, forked: Bench) -> tuple[list[Case], list[Case], list[Case]]:
+    """Bare Ray, the Ray backend and the local one: round trips, bursts, and gangs.
+
+    These are measured one after the other, since after a gang or a burst bare Ray ends workers, and its next tasks
+    would wait for new ones.
+    """
     from benchmarks import bare_ray
 
-    return [
+    task, gang, burst = (
         Case(name="task round trip, bare Ray", run=bare_ray.round_trip),
         Case(name="gang of 2 until all run user code, bare Ray", run=bare_ray.gang),
         Case(name="200 tasks at once, bare Ray", run=lambda: bare_ray.burst(MANY)),
+    )
+    target = "target: 0.67x or more"
+    round_trips = [
+        task,
+        Case(name="task round trip, Ray backend", run=on_ray.round_trip, against=task.name, note=target),
+        Case(name="task round trip, local", run=forked.round_trip, against=task.name, note=target),
     ]
-
-
-def ray_cases(on_ray: Bench, forked: Bench) -> list[Case]:
-    """The Ray backend and the local one, to be compared with bare Ray."""
-    task, gang, burst = (case.name for case in bare_ray_cases())
-    return [
-        Case(name="task round trip, Ray backend", run=on_ray.round_trip, against=task, note="target: 0.67x or more"),
-        Case(name="task round trip, local", run=forked.round_trip, against=task),
-        Case(
-            name="gang of 2 until all run user code, Ray backend",
-            run=on_ray.gang,
-            against=gang,
-            note="target: 0.67x or more",
-        ),
-        Case(name="gang of 2 until all run user code, local", run=forked.gang, against=gang),
-        Case(name="200 tasks at once, Ray backend", run=lambda: on_ray.burst(MANY), against=burst),
-        Case(name="200 tasks at once, local", run=lambda: forked.burst(MANY), against=burst),
+    bursts = [
+        burst,
+        Case(name="200 tasks at once, Ray backend", run=lambda: on_ray.burst(MANY), against=burst.name),
+        Case(name="200 tasks at once, local", run=lambda: forked.burst(MANY), against=burst.name),
     ]
+    gangs = [
+        gang,
+        Case(name="gang of 2 until all run user code, Ray backend", run=on_ray.gang, against=gang.name, note=target),
+        Case(name="gang of 2 until all run user code, local", run=forked.gang, against=gang.name, note=target),
+    ]
+    return round_trips, bursts, gangs
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -198,14 +207,19 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--no-ray", action="store_true", help="leave the Ray backend out")
     options = parser.parse_args(arguments)
     with bench(local("fork")) as forked:
+        forked.round_trip()  # what preloads nothing gets a warden of its own, and does not share that of torch
         with bench(local("spawn")) as spawned:
             measurements = measure(cases(forked, spawned), options.repetitions)
         if not options.no_ray:
+            from benchmarks import bare_ray
             from ganglion.backends.ray.backend import RayBackend, RayConfig
 
+            os.environ["RAY_OVERRIDE_RESOURCES"] = json.dumps(bare_ray.RESOURCES)  # of the cluster started here
             with bench(lambda folder: RayBackend(folder, RayConfig(address="local"))) as on_ray:
-                measurements += measure(bare_ray_cases(), options.repetitions)
-                measurements += measure(ray_cases(on_ray, forked), options.repetitions)
+                round_trips, bursts, gangs = ray_cases(on_ray, forked)
+                measurements += measure(round_trips, ROUND_TRIPS * options.repetitions)
+                measurements += measure(bursts, options.repetitions)
+                measurements += measure(gangs, options.repetitions)
     context: dict[str, Any] = environment(["ganglion", "torch", "ray"]) | {"repetitions": options.repetitions}
     show("execution: until user code runs", measurements, context, as_json=options.json)
 

@@ -24,6 +24,7 @@ from ganglion.core.resources import Resources
 from ganglion.execution.backend import Handle
 from ganglion.execution.entry import Entry, entry_of
 from ganglion.execution.exits import MemberEnded
+from ganglion.execution.member import connect
 from ganglion.execution.spec import OnControlLoss, Service, Task
 from ganglion.execution.supervisor import Supervisor
 from ganglion.testing import entries
@@ -101,6 +102,59 @@ def test_members_go_with_their_keeper_and_the_next_task_gets_a_new_one(superviso
     await_gone(pids)
     again = supervisor.submit(Task(id="next", entry=entry_of(entries.add), arguments={"a": 2, "b": 3}))
     assert again.wait(PATIENCE).value == 5
+
+
+def test_members_go_with_the_connection_to_their_keeper(supervisor: Supervisor, backend: RayBackend):
+    recorder = Recorder()
+    job = supervisor.submit(Task(id="cut", entry=entry_of(entries.wait_forever)), recorder)
+    pids = recorder.wait(MemberReported).values["pids"]
+    [keeper] = backend._keepers.values()
+    cut(keeper)
+    outcome = job.wait(PATIENCE)
+    assert outcome.exits["task-0"].kind is ExitKind.LOST
+    assert "the connection to it ended" in outcome.message
+    await_gone(pids)
+    again = supervisor.submit(Task(id="next", entry=entry_of(entries.add), arguments={"a": 2, "b": 3}))
+    assert again.wait(PATIENCE).value == 5
+
+
+def test_what_continues_is_followed_on_a_new_connection(supervisor: Supervisor, backend: RayBackend):
+    """Nothing is told twice, and what was asked for while there was no connection is done."""
+    recorder = Recorder()
+    spec = Task(id="cut", entry=entry_of(entries.wait_forever), on_control_loss=OnControlLoss.CONTINUE, grace=0.5)
+    job = supervisor.submit(spec, recorder)
+    pids = recorder.wait(MemberReported).values["pids"]
+    [keeper] = backend._own_keepers.values()
+    cut(keeper)
+    job.cancel()
+    assert job.wait(PATIENCE).exits["task-0"].kind is ExitKind.CANCELLED
+    await_gone(pids)
+    assert [len(recorder.of(kind)) for kind in (MemberStarted, MemberExited)] == [1, 1]
+
+
+def test_a_keeper_tells_nothing_to_who_does_not_know_its_token(supervisor: Supervisor, backend: RayBackend):
+    import ray
+
+    recorder = Recorder()
+    spec = Task(id="secret", entry=entry_of(entries.wait_forever), on_control_loss=OnControlLoss.CONTINUE, grace=0.5)
+    job = supervisor.submit(spec, recorder)
+    recorder.wait(MemberReported)
+    [keeper] = backend._own_keepers.values()
+    endpoint, token, _host = ray.get(keeper._actor.endpoint.remote())
+    with connect(endpoint, PATIENCE) as stranger:
+        stranger.sendall(bytes(len(token)))
+        assert stranger.recv(1) == b""
+    with connect(endpoint, PATIENCE) as follower:
+        follower.sendall(token)
+        assert b"started" in follower.recv(4096)
+    job.cancel()
+    assert job.wait(PATIENCE).exits["task-0"].kind is ExitKind.CANCELLED
+
+
+def cut(keeper) -> None:
+    """End the connection to a keeper."""
+    assert keeper._channel is not None
+    keeper._channel.shutdown(socket.SHUT_RDWR)
 
 
 def is_keeper(process: psutil.Process) -> bool:

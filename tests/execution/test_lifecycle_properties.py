@@ -55,7 +55,7 @@ def roles(draw: st.DrawFn) -> tuple[Role, ...]:
     return tuple(made)
 
 
-gangs = st.builds(Gang, roles=roles(), **rules)
+gangs = st.builds(Gang, roles=roles(), elastic=st.booleans(), **rules)
 services = st.builds(Service, replicas=st.integers(0, 3), readiness_timeout=durations, **rules)
 specs = st.one_of(st.builds(Task, **rules), gangs, gangs, services)
 

@@ -6,7 +6,9 @@ A backend calls `run` in the main thread of the member's process and keeps the r
 from __future__ import annotations
 
 import faulthandler
+import hmac
 import os
+import select
 import signal
 import socket
 import sys
@@ -22,18 +24,35 @@ import psutil
 
 from ganglion.core.registry import add_to_path
 from ganglion.execution.backend import Launch
-from ganglion.execution.control import AnyDown, FrameReader, Hello, Joined, Message, Ready, Report, Sample, Up, encode
+from ganglion.execution.control import (
+    Accuse,
+    AnyDown,
+    FrameReader,
+    Hello,
+    Joined,
+    Message,
+    Ready,
+    Report,
+    Sample,
+    Up,
+    encode,
+)
+from ganglion.execution.entry import Entry
 from ganglion.execution.exits import AgentReport
 from ganglion.execution.member import Member, connect, set_current_member
 from ganglion.execution.rendezvous import environment, hold_port
-from ganglion.execution.spec import Gang, MemberPlan, OnControlLoss, Service
+from ganglion.execution.spec import Gang, MemberPlan, OnControlLoss, Service, Task, plan_members
 
 SAMPLE_INTERVAL = 2.0
-"""Seconds between two samples; the first is sent at once."""
+"""Seconds between two samples; one more is sent at the end."""
+
+FIRST_SAMPLE = 0.1
+"""Seconds until the first sample of an entry that takes longer than that."""
 
 REDIAL_INTERVAL = 0.2
 """Seconds between two attempts to reach a new controller."""
 
+_PAGE = os.sysconf("SC_PAGE_SIZE")
 _ALLOCATION_WORDS = ("can't allocate memory", "cannot allocate memory", "std::bad_alloc", "out of memory")
 
 
@@ -46,6 +65,7 @@ def run(
     launch: Launch,
     *,
     listen_at: str,
+    open_log: Callable[[], None],
     save: Callable[[AgentReport], None],
     abandon: Callable[[], None],
 ) -> int:
@@ -55,6 +75,7 @@ def run(
         plan: what the member is.
         launch: attempt, control address and token.
         listen_at: where a replica opens its socket: `unix:PATH` or `tcp:HOST`.
+        open_log: sends standard output and error to where they are kept; called before the entry is loaded.
         save: keeps the report; called once, before this function returns.
         abandon: ends the process and all it started, at once; called when the controller of a member that stops with
             it is gone.
@@ -65,7 +86,7 @@ def run(
     Raises:
         Terminated: the process was asked to end and the entry let it happen; end by SIGTERM.
     """
-    agent = _Agent(plan, launch, listen_at, abandon)
+    agent = _Agent(plan, launch, connect(launch.control), listen_at, open_log, abandon)
     try:
         report = agent.call()
     finally:
@@ -76,16 +97,51 @@ def run(
     return report.code
 
 
+def rehearse() -> None:
+    """Go through the motions of a member whose entry does nothing, and undo what that changed.
+
+    In a process that was forked, the first use of each page of memory is a copy, which costs more than what is done
+    with it. A process that has rehearsed before it gets its plan is some milliseconds ahead.
+    """
+    task = Task(id="rehearsal", entry=Entry(path="builtins:int"))
+    ours, theirs = socket.socketpair()
+    handler = signal.getsignal(signal.SIGTERM)
+    agent = _Agent(plan_members(task)[0], Launch(attempt=1, control="", token=""), ours, "", _nothing, _nothing)
+    with theirs:
+        msgspec.msgpack.encode(agent.call())
+        agent.finished = True
+        agent.measure()
+    agent.follower.join()
+    agent.hang_up()
+    faulthandler.disable()
+    signal.signal(signal.SIGTERM, handler)
+
+
+def _nothing() -> None:
+    """What a rehearsal does in place of what would be felt outside of the process."""
+
+
 class _Agent:
-    def __init__(self, plan: MemberPlan, launch: Launch, listen_at: str, abandon: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        plan: MemberPlan,
+        launch: Launch,
+        channel: socket.socket,
+        listen_at: str,
+        open_log: Callable[[], None],
+        abandon: Callable[[], None],
+    ) -> None:
         self.plan = plan
         self.launch = launch
+        self.open_log = open_log
         self.abandon = abandon
         self.finished = False
         self.endpoint = ""
+        self.sample_at = time.monotonic() + FIRST_SAMPLE
+        self.follower = threading.Thread(target=self.follow, name="ganglion-control", daemon=True)
         self.joined = threading.Event()
         self.lock = threading.Lock()
-        self.channel = connect(launch.control)
+        self.channel = channel
         host = self.channel.getsockname()[0] if self.channel.family == socket.AF_INET else "127.0.0.1"
         self.port = hold_port(host) if isinstance(plan.spec, Gang) else None
         self.address = ":".join(map(str, self.port.getsockname()[:2])) if self.port else host
@@ -97,6 +153,7 @@ class _Agent:
             attempt=launch.attempt,
             send=self.tell,
             listen_at=listen_at,
+            secret=hmac.digest(launch.token.encode(), plan.spec.id.encode(), "sha256").hex(),
         )
 
     def call(self) -> AgentReport:
@@ -112,8 +169,8 @@ class _Agent:
         set_current_member(self.member)
         try:
             self.greet()
-            threading.Thread(target=self.follow, name="ganglion-control", daemon=True).start()
-            threading.Thread(target=self.sample, name="ganglion-sample", daemon=True).start()
+            self.follower.start()
+            self.open_log()
             if self.port is not None:
                 self.joined.wait()
                 os.environ.update(environment(self.member.membership, self.plan.member))
@@ -166,16 +223,18 @@ class _Agent:
         if kind == "ready":
             self.endpoint = value
             self.push(Ready(endpoint=value))
+        elif kind == "accuse":
+            self.push(Accuse(member=value.member, attempt=value.attempt))
         else:
             self.push(Report(values=value))
 
     def follow(self) -> None:
-        """Read the control channel until the process ends; act on its loss."""
+        """Read the control channel until the process ends, with a sample now and then; act on its loss."""
         decoder = msgspec.msgpack.Decoder(AnyDown)
         while True:
             reader = FrameReader()
             try:
-                while data := self.channel.recv(65536):
+                while data := self.receive():
                     for frame in reader.feed(data):
                         self.obey(decoder.decode(frame))
             except OSError:
@@ -185,6 +244,15 @@ class _Agent:
             if self.plan.spec.on_control_loss is OnControlLoss.STOP:
                 self.abandon()
             self.redial()
+
+    def receive(self) -> bytes:
+        """What comes next; samples, which are also the sign of life, go out while nothing does."""
+        poll = select.poll()
+        poll.register(self.channel, select.POLLIN)
+        while not poll.poll(1000.0 * max(0.0, self.sample_at - time.monotonic())) or time.monotonic() >= self.sample_at:
+            self.sample_at = time.monotonic() + SAMPLE_INTERVAL
+            self.measure()
+        return self.channel.recv(65536)
 
     def redial(self) -> None:
         while not self.finished:
@@ -210,23 +278,20 @@ class _Agent:
         with self.lock:
             self.channel.close()
 
-    def sample(self) -> None:
-        """Send a sample now and then; also the sign of life."""
-        while not self.finished:
-            self.measure()
-            time.sleep(SAMPLE_INTERVAL)
-
     def measure(self) -> None:
+        memory, threads = _memory_and_threads()
+        self.push(Sample(cpu_seconds=time.process_time(), memory=memory, threads=threads))
+
+
+def _memory_and_threads() -> tuple[int, int]:
+    """Resident bytes and threads of this process; where there is a `proc`, by one short read (see proc(5))."""
+    try:
+        with open("/proc/self/stat", "rb", buffering=0) as file:
+            fields = file.read(4096).rpartition(b")")[2].split()
+    except FileNotFoundError:
         process = psutil.Process()
-        with process.oneshot():
-            times = process.cpu_times()
-            self.push(
-                Sample(
-                    cpu_seconds=times.user + times.system,
-                    memory=process.memory_info().rss,
-                    threads=process.num_threads(),
-                )
-            )
+        return process.memory_info().rss, process.num_threads()
+    return int(fields[21]) * _PAGE, int(fields[17])
 
 
 def _error_report(error: BaseException) -> AgentReport:

@@ -1,7 +1,7 @@
 """The control channel between the supervisor and the agent in each member.
 
 The agent dials the supervisor and identifies itself with a token. Frames are a four-byte big-endian length and one
-msgpack-encoded message. Up go `Hello`, `Ready`, `Report` and `Sample`; down go `Joined` (the membership) and
+msgpack-encoded message. Up go `Hello`, `Ready`, `Report`, `Sample` and `Accuse`; down go `Joined` (the membership) and
 `Message`. The channel is the same on every backend; a closed channel means that the other side is gone.
 """
 
@@ -63,6 +63,18 @@ class Sample(Up, frozen=True, kw_only=True, tag="sample"):
     threads: int
 
 
+class Accuse(Up, frozen=True, kw_only=True, tag="accuse"):
+    """This attempt of another member of the same job has stopped working.
+
+    Attributes:
+        member: id of the member.
+        attempt: 1 for the first try.
+    """
+
+    member: str
+    attempt: int
+
+
 class Down(msgspec.Struct, frozen=True, kw_only=True, tag_field="down"):
     """Base of what the supervisor says."""
 
@@ -79,7 +91,7 @@ class Message(Down, frozen=True, kw_only=True, tag="message"):
     value: Any
 
 
-AnyUp = Hello | Ready | Report | Sample
+AnyUp = Hello | Ready | Report | Sample | Accuse
 AnyDown = Joined | Message
 
 _encoder = msgspec.msgpack.Encoder()

@@ -71,6 +71,7 @@ class JobState(msgspec.Struct, frozen=True, kw_only=True):
         admitted: whether the members that start together have their resources.
         generation: of the membership that was last broadcast.
         restarts: how many restarts have been used.
+        formed: the members of an elastic gang take part: all that start together were ready at the same time.
         regrouping: everybody is being stopped in order to start again together.
         ending: how the job will end once its members are gone.
         outcome: set when it is over.
@@ -82,6 +83,7 @@ class JobState(msgspec.Struct, frozen=True, kw_only=True):
     admitted: bool = False
     generation: int = 0
     restarts: int = 0
+    formed: bool = False
     regrouping: bool = False
     ending: Outcome | None = None
     outcome: Outcome | None = None

@@ -10,6 +10,8 @@ The rules:
 - A member that fails is started again while the budget lasts: alone, or (a gang by default) everyone together. A gang
   with an explicit minimum goes on without it. Otherwise the job fails, the member is the culprit, the others are
   stopped at once.
+- An elastic gang (`Gang.elastic`) goes on without those it lost while they are replaced, and is told so at once. It
+  ends with the first member that returns, and fails with the first that raises.
 - A job ends with the members that complete; the others (parameter servers) are then drained. Replicas never complete:
   a service ends when it is drained or cancelled.
 """
@@ -27,6 +29,7 @@ from ganglion.execution.job_state import LIVE, JobState, MemberState, Phase
 from ganglion.execution.member import Membership, Peer
 from ganglion.execution.outcome import Outcome, OutcomeState
 from ganglion.execution.signals import (
+    Accused,
     Admitted,
     Alive,
     Cancel,
@@ -129,6 +132,10 @@ class _Transition:
         return member if member is not None and member.attempt == attempt and member.phase in LIVE else None
 
     @property
+    def elastic(self) -> bool:
+        return isinstance(self.state.spec, Gang) and self.state.spec.elastic
+
+    @property
     def members(self) -> list[MemberState]:
         return list(self.state.members.values())
 
@@ -150,6 +157,9 @@ class _Transition:
             case Ended(member=name, attempt=attempt, evidence=evidence):
                 if member := self.current(name, attempt):
                     self.end(member, evidence)
+            case Accused(member=name, attempt=attempt):
+                if self.elastic and (member := self.current(name, attempt)):
+                    self.stop(member, StopReason.LOST, 0.0)
             case Cancel() if self.state.ending is not None:
                 self.hurry()
             case Cancel():
@@ -220,12 +230,22 @@ class _Transition:
         member = self.current(name, attempt)
         if member is not None and member.phase is not Phase.STOPPING:
             self.put(member, phase=Phase.READY, endpoint=endpoint, seen=self.now)
+            if self.elastic:
+                self.form()
+
+    def form(self) -> None:
+        """Let the members of an elastic gang take part, once all that start together are ready."""
+        waiting = any(member.phase is not Phase.READY for member in self.members if member.plan.required)
+        self.change(formed=self.state.formed or not waiting)
+        if self.state.formed:
+            self.broadcast()
 
     def broadcast(self) -> None:
         """Tell a gang who is in it, once everyone that it cannot do without has joined."""
         if not isinstance(self.state.spec, Gang) or self.state.ending is not None or self.state.regrouping:
             return
-        if any(member.phase in (Phase.STARTING, Phase.BACKOFF) and member.plan.required for member in self.members):
+        waiting = [member for member in self.members if member.phase in (Phase.STARTING, Phase.BACKOFF)]
+        if not self.state.formed and any(member.plan.required for member in waiting):
             return
         peers = tuple(
             Peer(
@@ -234,6 +254,8 @@ class _Transition:
                 index=member.plan.index,
                 rank=member.plan.rank,
                 address=member.address,
+                attempt=member.attempt,
+                endpoint=member.endpoint if self.state.formed else "",
             )
             for member in self.members
             if member.phase in (Phase.RUNNING, Phase.READY)
@@ -258,8 +280,11 @@ class _Transition:
         member = self.put(member, phase=Phase.ENDED, exit=exit_, failures=failures)
         if self.state.ending is not None or member.leaving:
             return
+        self.change(formed=self.state.formed and any(other.phase is Phase.READY for other in self.members))
         if replaced:
             self.put(member, phase=Phase.BACKOFF, resume_at=self.now)
+            if self.elastic:
+                self.broadcast()
         elif self.state.regrouping:
             self.put(member, phase=Phase.BACKOFF)
         elif exit_.kind is not ExitKind.SUCCESS or isinstance(self.state.spec, Service):
@@ -268,11 +293,16 @@ class _Transition:
     def fail(self, member: MemberState) -> None:
         spec = self.state.spec
         restart = spec.restart
-        if restart.budget < 0 or self.state.restarts < restart.budget:
+        raised = member.exit is not None and member.exit.kind is ExitKind.EXCEPTION
+        if self.elastic and raised:
+            self.give_up(member)
+        elif restart.budget < 0 or self.state.restarts < restart.budget:
             self.change(restarts=self.state.restarts + 1)
             resume_at = self.now + restart.delay(member.failures)
             self.put(member, phase=Phase.BACKOFF, resume_at=resume_at)
-            if isinstance(spec, Gang) and not restart.alone:
+            if self.elastic:
+                self.broadcast()
+            elif isinstance(spec, Gang) and not restart.alone:
                 self.change(regrouping=True)
                 for other in self.members:
                     if other.phase in LIVE:
@@ -282,13 +312,17 @@ class _Transition:
         elif self.survives(member):
             self.broadcast()
         else:
-            exit_ = member.exit
-            outcome = Outcome(
-                state=OutcomeState.FAILED,
-                message=f"{member.plan.member} {exit_.kind.value}: {exit_.message}" if exit_ else "",
-                culprit=member.plan.member,
-            )
-            self.finish_with(outcome, StopReason.CANCELLED, FAILURE_GRACE)
+            self.give_up(member)
+
+    def give_up(self, member: MemberState) -> None:
+        """End the job as failed; `member` is the culprit."""
+        exit_ = member.exit
+        outcome = Outcome(
+            state=OutcomeState.FAILED,
+            message=f"{member.plan.member} {exit_.kind.value}: {exit_.message}" if exit_ else "",
+            culprit=member.plan.member,
+        )
+        self.finish_with(outcome, StopReason.CANCELLED, FAILURE_GRACE)
 
     def survives(self, member: MemberState) -> bool:
         """Whether a gang with an explicit minimum goes on without this member."""
@@ -361,7 +395,9 @@ class _Transition:
         if self.state.ending is None and self.state.admitted:
             completing = [member for member in self.members if member.plan.completes]
             pending = [member for member in completing if member.phase not in (Phase.ENDED, Phase.WAITING)]
-            if not pending and any(member.phase is Phase.ENDED for member in completing):
+            returned = any(member.exit is not None and member.exit.kind is ExitKind.SUCCESS for member in completing)
+            over = not pending and any(member.phase is Phase.ENDED for member in completing)
+            if over or (self.elastic and returned):
                 self.finish_with(Outcome(state=OutcomeState.SUCCEEDED), StopReason.DRAINED)
         for member in self.members:
             if member.leaving and member.phase is Phase.ENDED:

@@ -26,6 +26,8 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True):
         index: number within the role.
         rank: number within the gang.
         address: `host:port` that this member may bind for its peers; the port was free when it joined.
+        attempt: 1 for the first try.
+        endpoint: where it takes part, once it has said so with `ready` and its gang is elastic.
     """
 
     member: str
@@ -33,6 +35,8 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True):
     index: int
     rank: int
     address: str
+    attempt: int = 1
+    endpoint: str = ""
 
 
 class Membership(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,7 +60,8 @@ class Member:
         role: name of its role.
         index: number within the role.
         attempt: 1 for the first try.
-        membership: who is in the gang now.
+        membership: who is in the gang now; `watch` tells of changes.
+        secret: known to the members of the job alone; never logged or recorded.
         draining: set when the process has been asked to finish what it holds and end.
         messages: what the controller sent to this member, in order.
     """
@@ -72,6 +77,7 @@ class Member:
         membership: Membership | None = None,
         send: Callable[[str, Any], None] | None = None,
         listen_at: str = "",
+        secret: str = "",
     ) -> None:
         self.job = job
         self.name = name
@@ -80,11 +86,28 @@ class Member:
         self.attempt = attempt
         self.draining = threading.Event()
         self.messages: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self.membership = membership or Membership(
+        self.secret = secret
+        self._watchers: list[Callable[[], None]] = []
+        self._membership = membership or Membership(
             peers=(Peer(member=name, role=role, index=index, rank=0, address="127.0.0.1:0"),)
         )
         self._send = send or (lambda _kind, _value: None)
         self._listen_at = listen_at
+
+    @property
+    def membership(self) -> Membership:
+        """Who is in the gang now."""
+        return self._membership
+
+    @membership.setter
+    def membership(self, membership: Membership) -> None:
+        self._membership = membership
+        for changed in self._watchers:
+            changed()
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        """Have `changed` called after each change of the membership, in the thread that learns of it."""
+        self._watchers.append(changed)
 
     @property
     def rank(self) -> int:
@@ -99,6 +122,10 @@ class Member:
     def report(self, values: Mapping[str, Any]) -> None:
         """Send metrics or progress (plain data) to the controller; returns at once."""
         self._send("report", dict(values))
+
+    def accuse(self, peer: Peer) -> None:
+        """Say that a peer of an elastic gang has stopped working; the controller ends that attempt and replaces it."""
+        self._send("accuse", peer)
 
     def listen(self) -> tuple[socket.socket, str]:
         """Open the stream socket that this member serves on, the way its backend wants it.
@@ -117,7 +144,7 @@ class Member:
         return server, f"unix:{path}"
 
     def ready(self, endpoint: str) -> None:
-        """Say that this replica can take requests at `endpoint`."""
+        """Say that this replica can take requests, or this member of an elastic gang can take part, at `endpoint`."""
         self._send("ready", endpoint)
 
 
@@ -151,6 +178,22 @@ def connect(endpoint: str, timeout: float | None = None) -> socket.socket:
             raise
         return client
     host, _, port = rest.rpartition(":")
-    client = socket.create_connection((host, int(port)), timeout)
+    client = _connect_tcp(host, int(port), timeout)
     client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return client
+
+
+def _connect_tcp(host: str, port: int, timeout: float | None) -> socket.socket:
+    """An address needs no resolver, which takes a process longer to load than all else that it does to connect."""
+    try:
+        socket.inet_pton(socket.AF_INET, host)
+    except OSError:
+        return socket.create_connection((host, port), timeout)
+    client = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    client.settimeout(timeout)
+    try:
+        client.connect((host, port))
+    except OSError:
+        client.close()
+        raise
     return client

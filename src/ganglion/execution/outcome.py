@@ -41,8 +41,12 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def value(self) -> Any:
-        """What the first member (a task's only one, a gang's rank 0) returned."""
-        return next(iter(self.exits.values())).value if self.exits else None
+        """What the first member (a task's only one, a gang's rank 0) returned.
+
+        Of an elastic gang, what the first of those returned who did: some may be lost, and all return the same.
+        """
+        values = [exit_.value for exit_ in self.exits.values()]
+        return next((value for value in values if value is not None), None)
 
     @property
     def traceback(self) -> str | None:

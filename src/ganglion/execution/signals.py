@@ -45,6 +45,13 @@ class Alive(Signal, frozen=True):
     attempt: int
 
 
+class Accused(Signal, frozen=True):
+    """A member of an elastic gang says that this attempt has stopped working."""
+
+    member: str
+    attempt: int
+
+
 class Ended(Signal, frozen=True):
     """The process of this attempt is gone, or could not be created."""
 

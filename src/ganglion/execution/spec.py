@@ -144,9 +144,19 @@ class Role(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Gang(Spec, frozen=True, kw_only=True, tag="gang"):
-    """Ranked processes that start together and find each other; ranks are counted through `roles` in order."""
+    """Ranked processes that start together and find each other; ranks are counted through `roles` in order.
+
+    Attributes:
+        roles: who takes part.
+        elastic: the members go on when some of them are lost, and take in those that replace them. Each says with
+            `Member.ready` when and where it can take part; once all that start together have, everyone is told after
+            every change who takes part. A member that is lost is started again alone; one that raises an exception
+            fails the job, as its work would fail with any other. The job has succeeded when the first member returns:
+            whatever they return has to be the same.
+    """
 
     roles: tuple[Role, ...] = (Role(),)
+    elastic: bool = False
 
 
 class Service(Spec, frozen=True, kw_only=True, tag="service"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import socket
@@ -184,9 +185,13 @@ class LocalBackend:
         for watcher in self._watchers:
             watcher.join()
 
+    @functools.cached_property
+    def _sockets(self) -> Path:
+        return runtime_folder(self._folder)
+
     def _socket(self, key: str) -> Path:
         """Where the attempt `key` may serve; short, as paths of sockets have to be."""
-        return runtime_folder(self._folder) / f"{blake2b(key.encode(), digest_size=8).hexdigest()}.sock"
+        return self._sockets / f"{blake2b(key.encode(), digest_size=8).hexdigest()}.sock"
 
     def _receive(self, notice: Notice) -> None:
         with self._lock:

@@ -10,9 +10,6 @@ import psutil
 LOG = "log"
 """What the process wrote to standard output and error."""
 
-REQUEST = "request.msgpack"
-"""What a spawned process has to know; removed once it has read it."""
-
 IDENTITY = "process"
 """Process id and time of the start."""
 

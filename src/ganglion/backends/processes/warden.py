@@ -1,8 +1,9 @@
 """The process between a backend and its members: forks them, waits for them, ends them.
 
 One warden serves one numerics environment. It imports the modules to preload before it does anything else and starts
-no thread, so that a fork is safe and a member runs user code within milliseconds (a *zygote*). Where forking is not
-possible or not wanted it starts a new interpreter for each member instead; everything else stays the same.
+no thread, so that a fork is safe (a *zygote*). Where forking is not possible or not wanted it starts a new interpreter
+for each member instead; everything else stays the same. Either way a few processes are started ahead and wait for
+plans (*spares*).
 
 When its backend is gone, in whatever way, it kills the members that are tied to it and stays only as long as it has
 others.
@@ -20,17 +21,27 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import NoReturn
 
 import msgspec
 
 from ganglion.backends.processes import member_process
-from ganglion.backends.processes.attempts import EVIDENCE, IDENTITY, LOG, REPORT, REQUEST, write_atomically
+from ganglion.backends.processes.attempts import EVIDENCE, IDENTITY, LOG, REPORT, write_atomically
 from ganglion.backends.processes.memory import delegated_cgroup, leave_cgroup
+from ganglion.backends.processes.spare import Spare, spawn_spare
 from ganglion.backends.processes.wire import Ended, Notice, Request, Started, StartMember, StopMember, encode
 from ganglion.core.registry import load_modules
 from ganglion.execution.control import FrameReader
 from ganglion.execution.exits import AgentReport, Evidence
+
+FORKED_SPARES = 4
+"""How many forked processes wait for a plan. After a fork each page that this process writes to is a copy, so they are
+made together, once most of them have been used."""
+
+SPAWNED_SPARES = 2
+"""How many new interpreters wait for a plan."""
+
+FEW_SPARES = 1
+"""With no more than this many left, others are made."""
 
 _MEMORY_UNIT = 1 if sys.platform == "darwin" else 1024
 
@@ -51,6 +62,8 @@ class Warden:
         self.channel = channel
         self.fork = fork
         self.members: dict[int, _Member] = {}
+        self.spares: list[Spare] = []
+        self.refill = True
         self.cgroup = delegated_cgroup()
         self.reader = FrameReader()
         self.decoder = msgspec.msgpack.Decoder(Request)
@@ -67,7 +80,9 @@ class Warden:
     def run(self) -> None:
         """Serve until the backend is gone and no member is left."""
         while self.connected or self.members:
-            for key, _ in self.selector.select(self.patience()):
+            lacking = self.refill and self.connected
+            ready = self.selector.select(0.0 if lacking else self.patience())
+            for key, _ in ready:
                 if key.fileobj is self.woken:
                     with contextlib.suppress(BlockingIOError):
                         self.woken.recv(4096)
@@ -79,6 +94,8 @@ class Warden:
                 if member.kill_at is not None and now >= member.kill_at:
                     member.kill_at = now + 1.0
                     _kill_group(member.pid, signal.SIGKILL)
+            if lacking and not ready:
+                self.prepare()
 
     def patience(self) -> float | None:
         """Seconds until the next member has to be killed."""
@@ -106,49 +123,88 @@ class Warden:
         self.connected = False
         self.selector.unregister(self.channel)
         self.channel.close()
+        for spare in self.spares:
+            spare.kill()
+            os.waitpid(spare.pid, 0)
+        self.spares.clear()
         for member in self.members.values():
             if member.request.tied:
                 member.kill_at = time.monotonic() + 1.0
                 _kill_group(member.pid, signal.SIGKILL)
 
     def start(self, request: StartMember) -> None:
-        """Create the process of one member."""
+        """Make a process the member: one that waits, else a new one."""
         folder = Path(request.key)
+        member = None
         try:
+            member = self.assign(request)  # it prepares itself while its folder is made
             folder.mkdir(parents=True, exist_ok=True)
-            pid = self.fork_member(request) if self.fork else _spawn_member(request)
+            log = os.open(folder / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            member.give_log(log)
+            os.close(log)
+            now = time.time()
+            write_atomically(folder / IDENTITY, msgspec.json.encode({"pid": member.pid, "at": now}))
         except OSError as error:
+            if member is not None:
+                member.kill()
             self.tell(Ended(key=request.key, at=time.time(), evidence=Evidence(note=f"could not be started: {error}")))
             return
-        self.members[pid] = _Member(request, pid)
-        now = time.time()
-        write_atomically(folder / IDENTITY, msgspec.json.encode({"pid": pid, "at": now}))
-        self.tell(Started(key=request.key, at=now, pid=pid))
+        self.refill = self.refill or len(self.spares) <= FEW_SPARES
+        self.members[member.pid] = _Member(request, member.pid)
+        self.tell(Started(key=request.key, at=now, pid=member.pid))
 
-    def fork_member(self, request: StartMember) -> int:
+    def assign(self, request: StartMember) -> Spare:
+        """Give the request to a process.
+
+        Raises:
+            OSError: there is no process to be had.
+        """
+        while self.spares:
+            spare = self.spares.pop(0)
+            if spare.assign(request):
+                return spare
+        spare = self.make_spare()
+        if not spare.assign(request):
+            raise OSError("a new process ended before it was told what to do")
+        return spare
+
+    def prepare(self) -> None:
+        """Start a process for a member to come while there is nothing else to do."""
+        try:
+            self.spares.append(self.make_spare())
+            self.refill = len(self.spares) < (FORKED_SPARES if self.fork else SPAWNED_SPARES)
+        except OSError:
+            self.refill = False  # the member that needs it says why
+
+    def make_spare(self) -> Spare:
+        """Start a process that waits for its plan.
+
+        Raises:
+            OSError: there is none to be had.
+        """
+        return self.fork_spare() if self.fork else spawn_spare()
+
+    def fork_spare(self) -> Spare:
         """Fork; safe only while this process has one thread."""
         if _thread_count() != 1:
             raise OSError(f"after its preloads the zygote has {_thread_count()} threads and cannot be forked safely")
         parent = os.getpid()
+        ours, theirs = socket.socketpair()
         pid = os.fork()
         if pid == 0:
-            self.be_member(request, parent)
-        return pid
-
-    def be_member(self, request: StartMember, parent: int) -> NoReturn:
-        """The child's side of the fork."""
-        status = 1
-        try:
-            signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            member_process.detach(parent, tied=request.tied)
-            self.selector.close()
-            for end in (self.channel, self.wake, self.woken):
-                end.close()
-            member_process.open_log(Path(request.key))
-            status = member_process.become(request)
-        finally:
-            os._exit(status)
+            try:
+                signal.set_wakeup_fd(-1)
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                self.selector.close()
+                for end in (self.channel, self.wake, self.woken, ours):
+                    end.close()
+                for spare in self.spares:
+                    spare.hang_up()
+                member_process.serve_once(theirs, parent)
+            finally:
+                os._exit(1)
+        theirs.close()
+        return Spare(pid, ours)
 
     def stop(self, request: StopMember) -> None:
         """Ask a member to end and remember when to kill it."""
@@ -162,7 +218,7 @@ class Warden:
 
     def reap(self) -> None:
         """Wait for every process that has ended and report it."""
-        while self.members:
+        while True:
             try:
                 pid, status, usage = os.wait4(-1, os.WNOHANG)
             except ChildProcessError:
@@ -171,6 +227,7 @@ class Warden:
                 return
             member = self.members.pop(pid, None)
             if member is None:
+                self.miss(pid)
                 continue
             _kill_group(pid, signal.SIGKILL)
             if member.request.listen_at.startswith("unix:"):
@@ -187,6 +244,13 @@ class Warden:
             ended = Ended(key=member.request.key, at=time.time(), evidence=evidence)
             write_atomically(folder / EVIDENCE, msgspec.msgpack.encode(ended))
             self.tell(ended)
+
+    def miss(self, pid: int) -> None:
+        """A process that was no member ended; one that waited is replaced after a start, not again and again."""
+        for spare in [spare for spare in self.spares if spare.pid == pid]:
+            spare.hang_up()
+            self.spares.remove(spare)
+            self.refill = False
 
     def tell(self, notice: Notice) -> None:
         """Send a notice to the backend, if it is still there."""
@@ -216,27 +280,6 @@ def _read_report(folder: Path) -> AgentReport | None:
         return None
 
 
-def _spawn_member(request: StartMember) -> int:
-    """Start a new interpreter for the member; what it has to know is in its folder."""
-    folder = Path(request.key)
-    path = folder / REQUEST
-    path.touch(mode=0o600)
-    path.write_bytes(msgspec.msgpack.encode(request))
-    log = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-    return os.posix_spawn(
-        sys.executable,
-        [sys.executable, "-m", "ganglion.backends.processes.member_process", str(folder), str(os.getpid())],
-        os.environ,
-        file_actions=[
-            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-            (os.POSIX_SPAWN_OPEN, 1, str(folder / LOG), log, 0o644),
-            (os.POSIX_SPAWN_DUP2, 1, 2),
-        ],
-        setpgroup=0,
-        setsigdef=[signal.SIGCHLD],
-    )
-
-
 def main() -> None:
     """`python -m ganglion.backends.processes.warden FD fork|spawn MODULES [orphan]`: serve at the socket `FD`.
 
@@ -249,7 +292,7 @@ def main() -> None:
     channel.set_inheritable(False)
     fork = sys.argv[2] == "fork"
     if fork:
-        for name in filter(None, sys.argv[3].split(",")):
+        for name in filter(None, ("cloudpickle", *sys.argv[3].split(","))):
             with contextlib.suppress(Exception):  # the member's own import then fails with the traceback to show
                 load_modules((name,))
         gc.collect()

@@ -10,7 +10,8 @@ from ganglion.execution.backend import Launch
 from ganglion.execution.exits import Evidence
 from ganglion.execution.spec import MemberPlan
 
-_LENGTH = struct.Struct(">I")
+LENGTH = struct.Struct(">I")
+"""What stands before each message: the number of its bytes."""
 
 
 class StartMember(msgspec.Struct, frozen=True, kw_only=True, tag="start"):
@@ -61,7 +62,7 @@ Request = StartMember | StopMember
 Notice = Started | Ended
 
 
-def encode(message: Request | Notice) -> bytes:
+def encode(message: msgspec.Struct) -> bytes:
     """One frame."""
     body = msgspec.msgpack.encode(message)
-    return _LENGTH.pack(len(body)) + body
+    return LENGTH.pack(len(body)) + body

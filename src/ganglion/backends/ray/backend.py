@@ -29,6 +29,9 @@ if TYPE_CHECKING:  # Ray is loaded when a backend is made, not when this module 
     from ganglion.backends.ray.cluster import Cluster, Node
     from ganglion.backends.ray.keeper_client import KeeperClient
 
+LOOK_AGAIN = 0.5
+"""Seconds for which the list of the nodes is used again."""
+
 START_TIMEOUT = 60.0
 """Seconds for Ray to start the keeper of a node."""
 
@@ -91,6 +94,8 @@ class RayBackend:
         self._own_keepers: dict[str, KeeperClient] = {}
         self._dismissed: list[KeeperClient] = []
         self._nodes: dict[str, Node] = {}
+        self._capacity = Capacity(nodes=())
+        self._looked_at = -LOOK_AGAIN
         self._leases = Leases(cluster.PlacementGroups())
         try:
             self._check_nodes()
@@ -99,8 +104,12 @@ class RayBackend:
             raise
 
     def capacity(self) -> Capacity:
-        """What the nodes of the cluster declare."""
-        return Capacity(nodes=tuple(node.resources for node in self._cluster.nodes()))
+        """What the nodes of the cluster declare, or did a moment ago: many jobs may be submitted at once."""
+        with self._lock:
+            if time.monotonic() - self._looked_at >= LOOK_AGAIN:
+                self._capacity = Capacity(nodes=tuple(node.resources for node in self._cluster.nodes()))
+                self._looked_at = time.monotonic()
+            return self._capacity
 
     def render(self, spec: AnySpec, capacity: Capacity) -> tuple[MemberPlan, ...]:
         """Lay `spec` out; see `render`."""
@@ -231,11 +240,11 @@ class RayBackend:
     def _keeper_of_node(self, node: str) -> KeeperClient:
         from ganglion.backends.ray.keeper_client import KeeperClient, keeper_of_node
 
-        self._node(node)  # raises where there is none
+        found = self._node(node)
         keeper = self._keepers.get(node)
         if keeper is None or keeper.lost is not None:
             keeper = self._keepers[node] = KeeperClient(
-                keeper_of_node(node, self._directory), self._receive, self._lose
+                keeper_of_node(found, self._directory), self._receive, self._lose
             )
         return keeper
 
@@ -248,7 +257,8 @@ class RayBackend:
         name = self._name(plan.spec.id, plan.member)
         keeper = self._own_keepers.get(name)
         if keeper is None or keeper.lost is not None:
-            actor = keeper_of_member(lease, index, plan.resources, name, self._directory)
+            node = self._node(lease.nodes[index])
+            actor = keeper_of_member(node, lease, index, plan.resources, name, self._directory)
             keeper = self._own_keepers[name] = KeeperClient(
                 actor, self._receive, self._lose, detached=lease.shape.detached
             )

@@ -3,43 +3,53 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
 import ray
-from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError
+from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayActorError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
-from ganglion.backends.processes.wire import Notice, StartMember, StopMember
-from ganglion.backends.ray.cluster import NAMESPACE
-from ganglion.backends.ray.keeper import READERS, Keeper
+from ganglion.backends.processes.wire import Notice, StartMember, StopMember, encode
+from ganglion.backends.ray.cluster import NAMESPACE, Node
+from ganglion.backends.ray.keeper import Keeper
 from ganglion.backends.ray.leases import Lease
+from ganglion.backends.ray.orders import Order, Warm
 from ganglion.core.errors import ControlError, GanglionError
 from ganglion.core.resources import Resources
+from ganglion.execution.control import FrameReader
+from ganglion.execution.member import connect
 from ganglion.execution.spec import Numerics
 
 PIECE = 2**20
 """Bytes of a log that are read at once."""
 
 LOOK_INTERVAL = 0.2
-"""Seconds between two looks at whether a client that waits for notices was closed."""
+"""Seconds between two looks at whether a client that waits for its keeper was closed."""
+
+DIAL = 10.0
+"""Seconds within which a keeper has to answer at its address."""
 
 PATIENCE = 10.0
 """Seconds for a keeper to end its members when it is closed."""
 
 
-def keeper_of_node(node: str, directory: str) -> Any:
+def keeper_of_node(node: Node, directory: str) -> Any:
     """Make the keeper of a node, whose members run in `directory`; it dies with this process."""
-    strategy = NodeAffinitySchedulingStrategy(node, soft=False)
-    return _actor_class().options(scheduling_strategy=strategy).remote(directory, own=False, detached=False)
+    strategy = NodeAffinitySchedulingStrategy(node.id, soft=False)
+    return (
+        _actor_class().options(scheduling_strategy=strategy).remote(directory, node.address, own=False, detached=False)
+    )
 
 
-def keeper_of_member(lease: Lease, index: int, resources: Resources, name: str, directory: str) -> Any:
+def keeper_of_member(node: Node, lease: Lease, index: int, resources: Resources, name: str, directory: str) -> Any:
     """Make the keeper of one member, in its bundle of the placement group.
 
     Args:
+        node: where that is.
         lease: what is reserved.
         index: which of its bundles is the member's.
         resources: what the member needs.
@@ -56,7 +66,7 @@ def keeper_of_member(lease: Lease, index: int, resources: Resources, name: str, 
         return (
             _actor_class()
             .options(scheduling_strategy=strategy, num_gpus=resources.gpu, **named)
-            .remote(directory, own=True, detached=detached)
+            .remote(directory, node.address, own=True, detached=detached)
         )
     except ValueError as error:
         raise ControlError(f"An earlier attempt of this member still runs on the cluster ({name}).") from error
@@ -100,6 +110,9 @@ class KeeperClient:
         self._receive = receive
         self._lose = lose
         self._warmed: set[tuple[Numerics, frozenset[str]]] = set()
+        self._lock = threading.Lock()
+        self._channel: socket.socket | None = None
+        self._orders: list[bytes] = []
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="ganglion-keeper", daemon=True)
         self._thread.start()
@@ -118,7 +131,7 @@ class KeeperClient:
         wanted = numerics, frozenset(preload)
         if wanted not in self._warmed:
             self._warmed.add(wanted)
-            self._actor.warm.remote(msgspec.msgpack.encode(numerics), preload)
+            self._send(Warm(numerics=numerics, preload=preload))
 
     def order(self, request: StartMember | StopMember) -> None:
         """Have a member started or stopped, after all that was asked for before.
@@ -128,7 +141,7 @@ class KeeperClient:
         """
         if self.lost is not None:
             raise ControlError(f"The Ray actor that runs members is gone: {self.lost}")
-        self._actor.order.remote(msgspec.msgpack.encode(request))
+        self._send(request)
 
     def read(self, path: str) -> Iterator[bytes]:
         """A file on its node, in pieces.
@@ -147,6 +160,10 @@ class KeeperClient:
     def leave(self) -> None:
         """Follow it no longer; it goes on."""
         self._closing.set()
+        with self._lock:
+            if self._channel is not None:
+                with contextlib.suppress(OSError):  # it was lost a moment ago
+                    self._channel.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """End its members, wait until they are gone, and end the actor."""
@@ -157,36 +174,73 @@ class KeeperClient:
 
     def dismiss(self) -> None:
         """End the actor, whose members have ended; returns at once."""
-        self._closing.set()
+        self.leave()
         ray.kill(self._actor)
 
     def join(self) -> None:
         """Wait for the following thread, after `leave` or `close`."""
         self._thread.join()
 
+    def _send(self, order: Order) -> None:
+        """Send an order, or have it sent once there is a connection; a detached keeper gets all again on the next."""
+        frame = encode(order)
+        with self._lock:
+            if self.detached or self._channel is None:
+                self._orders.append(frame)
+            if self._channel is not None:
+                with contextlib.suppress(OSError):  # the following thread sees the same loss and acts on it
+                    self._channel.sendall(frame)
+
+    # the following thread
+
     def _follow(self) -> None:
         number = 0
-        while not self._closing.is_set():
-            try:
-                host, notices = self._wait(self._actor.take.remote(number))
-            except _ClosedError:
-                return
-            except ActorUnavailableError:
-                self._closing.wait(LOOK_INTERVAL)
-                continue
-            except RayError as error:
-                self.lost = _first_line(error)
-                if not self._closing.is_set():
-                    self._lose(self)
-                return
-            number += len(notices)
-            for notice in notices:
-                self._receive(self, host, msgspec.msgpack.decode(notice, type=Notice))
+        try:
+            while not self._closing.is_set():
+                try:
+                    number = self._listen(number)
+                except (OSError, ActorUnavailableError):
+                    self._closing.wait(LOOK_INTERVAL)
+                    continue
+                if not self.detached and not self._closing.is_set():
+                    ray.kill(self._actor)  # it ends its members when it sees the same
+                    raise RayActorError(error_msg="the connection to it ended")
+        except _ClosedError:
+            return
+        except RayError as error:
+            self.lost = _first_line(error)
+            if not self._closing.is_set():
+                self._lose(self)
 
-    def _wait(self, pending: Any) -> tuple[str, list[bytes]]:
+    def _listen(self, number: int) -> int:
+        """Dial the keeper and pass on its notices from number `number` on; returns their number when it hangs up."""
+        endpoint, token, host = self._wait(self._actor.endpoint.remote())
+        seen = 0
+        with connect(endpoint, DIAL) as channel:
+            channel.settimeout(None)
+            with self._lock:
+                channel.sendall(token + b"".join(self._orders))
+                if not self.detached:
+                    self._orders.clear()
+                self._channel = channel
+            if self._closing.is_set():
+                raise _ClosedError
+            decoder = msgspec.msgpack.Decoder(Notice)
+            reader = FrameReader()
+            with contextlib.suppress(OSError):  # a reset is an end of file
+                while data := channel.recv(65536):
+                    for frame in reader.feed(data):
+                        seen += 1
+                        if seen > number:
+                            self._receive(self, host, decoder.decode(frame))
+            with self._lock:
+                self._channel = None
+        return max(seen, number)
+
+    def _wait(self, pending: Any) -> tuple[str, bytes, str]:
         while not self._closing.is_set():
             try:
-                found: tuple[str, list[bytes]] = ray.get(pending, timeout=LOOK_INTERVAL)
+                found: tuple[str, bytes, str] = ray.get(pending, timeout=LOOK_INTERVAL)
             except GetTimeoutError:
                 continue
             return found
@@ -200,7 +254,6 @@ class _ClosedError(GanglionError):
 def _actor_class() -> Any:
     """The keeper as an actor that Ray never restarts and whose calls it never repeats: our lifecycle decides."""
     options: dict[str, Any] = {"num_cpus": 0, "max_restarts": 0, "max_task_retries": 0}
-    options["concurrency_groups"] = {"readers": READERS}
     return ray.remote(**options)(Keeper)
 
 
