@@ -59,11 +59,13 @@ class ExecutionConfig(Config, frozen=True, kw_only=True):
 
     Attributes:
         backend: a name in `BACKENDS`.
-        options: of that backend, by their names; see `LocalConfig` and `RayConfig`.
+        local: options of the local backend, by their names; see `LocalConfig`.
+        ray: options of the Ray backend, by their names; see `RayConfig`.
     """
 
     backend: str = "local"
-    options: dict[str, Any] = msgspec.field(default_factory=dict)
+    local: dict[str, Any] = msgspec.field(default_factory=dict)
+    ray: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
 class PlatformConfig(Config, frozen=True, kw_only=True):
@@ -304,7 +306,7 @@ def make_backend(folder: Path, execution: ExecutionConfig) -> Backend:
     if execution.backend not in BACKENDS:
         raise ConfigurationError(f"Unknown backend {execution.backend!r}. {suggest(execution.backend, BACKENDS)}")
     options: type[Config] = load_object(OPTIONS[execution.backend])
-    chosen = config.convert(options, execution.options, where="execution.options")
+    chosen = config.convert(options, getattr(execution, execution.backend), where=f"execution.{execution.backend}")
     backend: Backend = load_object(BACKENDS[execution.backend])(folder, chosen)
     return backend
 

@@ -213,7 +213,7 @@ def test_variables_and_limits_reach_the_members(ganglion: CommandLine, place: tu
     script = tmp_path / "shows.py"
     script.write_text("import os, sys\nsys.stdout.write(os.environ['GREETING'] + os.environ['OMP_NUM_THREADS'])\n")
     if not place:
-        (tmp_path / "ganglion.toml").write_text("[execution.options]\ncpu = 4\n")
+        (tmp_path / "ganglion.toml").write_text("[execution.local]\ncpu = 4\n")
     done = ganglion("run-script", *place, "--env", "GREETING=a=b", "--cpu", "2", script)
     assert lines_of(done.stdout, "worker-1") == ["a=b2"]
     one = ("run-script", *place, "--workers", "1")
@@ -279,7 +279,7 @@ def test_bad_input_is_refused_and_nothing_is_written(
 @BACKENDS
 def test_more_workers_than_there_is_room_for_are_refused(ganglion: CommandLine, place: tuple[str, ...]) -> None:
     if not place:
-        (ganglion.home.parent / "ganglion.toml").write_text("[execution.options]\ncpu = 4\n")
+        (ganglion.home.parent / "ganglion.toml").write_text("[execution.local]\ncpu = 4\n")
     done = ganglion("run-script", *place, "--workers", "5", "--cpu", "1", SCRIPTS / "waits.py", "--json")
     assert (done.returncode, done.stdout) == (2, "")
     assert "5 members together need 5 CPUs of 4" in done.stderr

@@ -27,7 +27,7 @@ from ganglion.core.resources import format_size
 from ganglion.platform import load_configuration
 
 if TYPE_CHECKING:
-    from ganglion.data.idx import IdxSource
+    from ganglion.data.sources.idx import IdxSource
 
 PATIENCE = 2.0
 """Seconds within which a cluster has to answer."""
@@ -128,7 +128,7 @@ def _processes(folder: Path) -> dict[str, Any]:
         execution = load_configuration(folder).execution
     except ConfigurationError as error:
         return {"problem": str(error)}
-    chosen = execution.options.get("start_method", "auto")
+    chosen = execution.local.get("start_method", "auto")
     cgroup = delegated_cgroup()
     return {
         "backend": execution.backend,

@@ -125,7 +125,7 @@ def describe_version(history: History, name: str, version: int) -> dict[str, Any
         "aliases": sorted(alias for alias, target in repository.aliases(name).items() if target == version),
         "size": sum(file.size for file in manifest.files.values()),
         "published": published.published if published else (folder / MANIFEST).stat().st_mtime,
-        "run": published.run if published else manifest.lineage.get("run"),
+        "run": published.run if published else None,
         "step": published.step if published else manifest.lineage.get("step"),
         "folder": str(folder),
         **described,

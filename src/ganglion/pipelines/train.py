@@ -81,7 +81,7 @@ def train(
         "epochs": epochs,
         "seed": chosen,
         "classes": classes,
-        "export": Export(image=image, lineage={**call.labels, "dataset": data.dataset.digest}),
+        "export": Export(image=image, lineage={"step": call.step, "dataset": data.dataset.digest}),
         **settings,
     }
     plan = config.convert(TrainingPlan, msgspec.to_builtins(values), where=f"step {call.step}")

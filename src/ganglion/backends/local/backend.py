@@ -106,7 +106,7 @@ class LocalBackend:
             spec,
             capacity,
             holder="this machine declares",
-            remedy="Ask for less, or declare more ([execution] cpu, memory, gpu).",
+            remedy="Ask for less, or declare more ([execution.local] cpu, memory, gpu).",
         )
 
     def reserve(self, plans: Sequence[MemberPlan], sink: Sink) -> None:

@@ -32,7 +32,7 @@ GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 
 SETTINGS = b"\x04"
 """The type of the frame with which a server of HTTP/2 answers; it stands behind the three bytes of a length."""
 
-ADVICE = "Start one with `ray start --head`, or give the HOST:PORT of one ([execution.options] address)."
+ADVICE = "Start one with `ray start --head`, or give the HOST:PORT of one ([execution.ray] address)."
 
 LEAST = 0.0001
 """The smallest amount of a resource that Ray counts; a bundle cannot be empty."""
