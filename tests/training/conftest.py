@@ -12,12 +12,7 @@ from ganglion.training.plan import Factory, TrainingPlan, gang
 HERE = str(Path(__file__).parent)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def samples_importable():
-    """Workers get this folder by `import_path`; tests import the same module."""
-    sys.path.insert(0, HERE)
-    yield
-    sys.path.remove(HERE)
+sys.path.insert(0, HERE)  # workers get this folder by `import_path`; tests import the same modules
 
 
 @pytest.fixture
@@ -59,7 +54,7 @@ def train(supervisor, tmp_path):
     """Run a plan on real worker processes and wait; `events` gets what they reported."""
     count = 0
 
-    def run(plan, *, workers, store=None, events=None):
+    def run(plan, *, workers, store=None, events=None, **fields):
         nonlocal count
         count += 1
         spec = gang(
@@ -70,6 +65,7 @@ def train(supervisor, tmp_path):
             cpu=1 / workers,
             timeout=100,
             import_path=(HERE,),
+            **fields,
         )
         return supervisor.submit(spec, events.append if events is not None else None).wait(110)
 

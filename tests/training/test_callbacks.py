@@ -6,7 +6,8 @@ from torch import nn
 
 from ganglion.core.errors import ConfigurationError
 from ganglion.training import EarlyStopping, KeepBest
-from ganglion.training.callbacks import History, Reporter, Training
+from ganglion.training.callbacks import Callback, History, Reporter, Training
+from ganglion.training.observers import Observers
 
 
 class Watch:
@@ -108,3 +109,45 @@ def test_progress_is_reported_now_and_then_and_every_epoch(training):
         "accuracy": 0.75,
         "images_per_second": 40.0,
     }
+
+
+def test_a_replica_of_a_callback_decides_as_the_original_does(training):
+    original, replica = EarlyStopping(metric="loss", patience=2), EarlyStopping(metric="loss", patience=2)
+    epochs_until_stop(original, training, [1.0, 0.5, 0.6])
+    replica.set_state(original.get_state())
+    assert epochs_until_stop(replica, training, [0.7]) == 1
+
+
+def test_a_replica_of_a_history_goes_on_with_its_own_watch(training):
+    watches = Watch(), Watch()
+    watches[1].seconds = 7000.0
+    original, replica = map(History, watches)
+    original.on_train_start(training)
+    watches[0].seconds += 3
+    original.on_step_end(training)
+    replica.set_state(original.get_state())
+    watches[1].seconds += 1
+    training.records = 400
+    replica.on_step_end(training)
+    replica.on_epoch_end(training, 1, {})
+    assert replica.epochs == [{"epoch": 1, "images_per_second": 100.0}]
+
+
+def test_callbacks_of_rank_0_begin_anew_where_it_is_lost(training):
+    heard = []
+
+    class Chief(Callback):
+        def on_train_start(self, _training):
+            heard.append("start")
+
+        def on_step_end(self, _training):
+            heard.append("step")
+
+    observers = Observers([Chief(), History(Watch())], training)
+    observers.start(1)
+    observers.step(1)
+    assert heard == []
+    observers.step(0)
+    observers.step(0)
+    assert heard == ["start", "step", "step"]
+    assert list(observers.get_state()) == [1]

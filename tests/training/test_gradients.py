@@ -6,18 +6,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from ganglion.training.gradients import GradientBuffer
+from ganglion.training.collective import Single, is_finite
+from ganglion.training.gradients import Gradients
+from ganglion.training.memory import Slots
+from ganglion.training.statistics import RunningStatistics
 
 MODEL = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(3 * 4 * 4, 5)).double()
 
 
 def gradient_in_slices(model, inputs, targets, sizes, weigh=len):
-    buffer = GradientBuffer(list(model.parameters()))
+    parameters = list(model.parameters())
+    gradients = Gradients(parameters)
+    vector = torch.zeros(gradients.length, dtype=gradients.dtype)
+    gradients.show(gradients.views(vector))
     for part, labels in zip(inputs.split(sizes), targets.split(sizes), strict=True):
         if len(part):
-            buffer.add(nn.functional.cross_entropy(model(part), labels), weigh(part))
-    buffer.finish()
-    return torch.cat([parameter.grad.flatten() for parameter in model.parameters()]), buffer
+            (nn.functional.cross_entropy(model(part), labels) * weigh(part)).backward()
+    vector.div_(sum(sizes))
+    return torch.cat([parameter.grad.flatten() for parameter in parameters])
 
 
 def gradient_at_once(model, inputs, targets):
@@ -40,39 +46,66 @@ def test_slices_of_any_size_give_the_gradient_of_the_whole_batch(sizes, channels
     if channels_last:
         model = model.to(memory_format=torch.channels_last)
     inputs, targets = records(sum(sizes))
-    sliced, buffer = gradient_in_slices(copy.deepcopy(model), inputs, targets, sizes)
+    sliced = gradient_in_slices(copy.deepcopy(model), inputs, targets, sizes)
     assert torch.allclose(sliced, gradient_at_once(model, inputs, targets), atol=1e-12)
-    assert buffer.records == sum(sizes)
 
 
 def test_averaging_without_the_true_counts_would_be_seen():
     inputs, targets = records(10)
-    wrong, _ = gradient_in_slices(copy.deepcopy(MODEL), inputs, targets, [7, 3], weigh=lambda _part: 1)
+    wrong = gradient_in_slices(copy.deepcopy(MODEL), inputs, targets, [7, 3], weigh=lambda _part: 5)
     assert not torch.allclose(wrong, gradient_at_once(copy.deepcopy(MODEL), inputs, targets), atol=1e-3)
 
 
-def test_gradients_are_views_of_one_buffer_in_the_layout_of_their_parameters():
+def test_gradients_are_views_of_a_vector_in_the_layout_of_their_parameters():
     model = nn.Conv2d(8, 4, 3).to(memory_format=torch.channels_last)
-    buffer = GradientBuffer(list(model.parameters()))
+    gradients = Gradients(list(model.parameters()), statistics=2)
+    slots = Slots(3, gradients.length, gradients.dtype)
+    gradients.show(gradients.views(slots[1]))
     model(torch.randn(2, 8, 5, 5)).sum().backward()
     assert model.weight.grad.stride() == model.weight.stride()
-    assert model.weight.grad.untyped_storage().data_ptr() == buffer.flat.untyped_storage().data_ptr()
-    assert buffer.flat.abs().sum() > 0
-    buffer.clear()
-    assert model.weight.grad.abs().sum() == 0
+    assert slots[1][: 8 * 4 * 9].abs().sum() > 0
+    assert slots[0].abs().sum() == slots[2].abs().sum() == gradients.statistics(slots[1]).abs().sum() == 0
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_loss_that_is_no_number_is_noticed(value):
-    model = nn.Linear(2, 1)
-    buffer = GradientBuffer(list(model.parameters()))
-    buffer.add(model(torch.full((3, 2), value)).mean(), 3)
-    buffer.finish()
-    assert not buffer.finite
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_number_that_is_not_finite_is_noticed(value):
+    slots = Slots(1, 5, torch.float32)
+    slots[0][3] = value
+    assert not Single(slots).reduce([range(1)], b"", lambda _notes: 2.0).finite
 
 
-def test_stopping_is_asked_for_in_the_reduced_buffer():
-    buffer = GradientBuffer(list(nn.Linear(2, 1).parameters()))
-    assert not buffer.stopping
-    buffer.ask_to_stop()
-    assert buffer.stopping
+def test_numbers_whose_sum_is_too_large_are_finite_nevertheless():
+    assert is_finite(torch.full((10,), 3e38))
+
+
+def test_statistics_are_the_mean_over_the_records_and_nothing_before_the_commit():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.BatchNorm1d(3))
+    inputs = torch.randn(12, 3)
+    statistics = RunningStatistics(model, lambda: model(inputs))
+    before = [buffer.clone() for buffer in model.buffers()]
+    assert statistics.length == 3 + 3 + 1
+    total = torch.zeros(statistics.length)
+    for part in inputs.split([8, 4]):
+        added = torch.zeros(statistics.length)
+        with statistics.slice(added, len(part)):
+            model(part)
+        total += added
+    statistics.restore()
+    assert all(torch.equal(now, was) for now, was in zip(model.buffers(), before, strict=True))
+    statistics.commit(total / 12)
+    assert torch.allclose(model[0].running_mean, 0.1 * inputs.mean(0), atol=1e-6)
+    assert model[0].num_batches_tracked == 1
+
+
+def test_buffers_that_a_model_never_changes_are_left_out():
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("mask", torch.full((4, 4), -torch.inf))
+
+        def forward(self, inputs):
+            return inputs
+
+    model = Masked()
+    assert RunningStatistics(model, lambda: model(torch.zeros(1))).length == 0

@@ -76,3 +76,19 @@ def test_the_gang_pins_its_threads_and_asks_for_its_share(small_plan):
     assert spec.numerics.threads == 1
     assert spec.resources.cpu == 0.5
     assert [role.count for role in spec.roles] == [3]
+
+
+def test_an_exact_training_is_an_elastic_gang_and_may_begin_small(small_plan):
+    spec = gang(small_plan(logical_workers=4), id="job", workers=4, min_workers=2)
+    assert spec.elastic
+    assert spec.roles[0].least == 2
+    assert spec.restart.budget > 0
+    plain = gang(small_plan(exact=False), id="job", workers=2)
+    assert not plain.elastic
+    assert plain.restart.budget == 0
+
+
+@pytest.mark.parametrize(("minimum", "exact"), [(0, True), (3, True), (1, False)])
+def test_an_impossible_minimum_is_refused(small_plan, minimum, exact):
+    with pytest.raises(ConfigurationError, match=f"min_workers is {minimum} of 2 workers"):
+        gang(small_plan(exact=exact), id="job", workers=2, min_workers=minimum)

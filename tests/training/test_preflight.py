@@ -99,3 +99,32 @@ def test_fewer_records_than_one_batch_are_a_short_batch(small_plan, sample):
     result = run(small_plan(train=sample("squares", count=5, global_batch=32), epochs=2))
     assert len(result["history"]) == 2
     assert result["history"][0]["train_loss"] > 0
+
+
+def test_normalising_over_processes_is_refused_with_the_reason():
+    from torch import nn
+
+    from ganglion.training.preflight import check_model
+
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.SyncBatchNorm(2))
+    with pytest.raises(ModelError, match=r"SyncBatchNorm in 1: it adds up over processes.*exact=False"):
+        check_model(model)
+    assert check_model(model, exact=False) is model
+
+
+def test_fewer_logical_workers_than_processes_are_refused(small_plan):
+    from ganglion.training.preflight import check_source
+
+    plan = small_plan()
+    with pytest.raises(ConfigurationError, match="2 logical workers cannot occupy 3 workers"):
+        check_source(plan.train.build(), plan, 2, 3)
+
+
+def test_another_arithmetic_is_refused_by_name():
+    from ganglion.training.numerics import arithmetic
+
+    here = arithmetic()
+    here.check(here, "worker-1")
+    there = msgspec.structs.replace(here, threads=7)
+    with pytest.raises(ConfigurationError, match=r"worker-1 computes with another.*threads: 1 here, 7 there"):
+        msgspec.structs.replace(here, threads=1).check(there, "worker-1")

@@ -1,4 +1,4 @@
-"""What happens beside the training, on rank 0: stopping early, keeping the best model, history, reports.
+"""What happens beside the training: stopping early, keeping the best model, history, reports.
 
 A callback changes the course of a training only by `Training.stop`, which makes all processes stop after the same
 step.
@@ -47,7 +47,15 @@ class Training:
 
 
 class Callback:
-    """Base of callbacks; each hook does nothing until it is overridden."""
+    """Base of callbacks; each hook does nothing until it is overridden.
+
+    Attributes:
+        replicated: whether it is called on every rank, and a worker that joins gets its state from another. That is for
+            callbacks whose state decides about the training: they must not act on anything outside of it. Others are
+            called on rank 0 only; when that is lost, the next rank 0 begins with a callback of its own.
+    """
+
+    replicated = False
 
     def on_train_start(self, training: Training) -> None:
         """Before the first step; initial weights are set."""
@@ -61,6 +69,14 @@ class Callback:
     def on_train_end(self, training: Training) -> None:
         """After the last step; what it leaves in `training.model` and `training.metrics` is the result."""
 
+    def get_state(self) -> dict[str, Any]:
+        """What a replica of it has to know: by default all of its attributes."""
+        return dict(vars(self))
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Become a replica."""
+        vars(self).update(state)
+
 
 class _Watcher(Callback):
     """Compares one metric from epoch to epoch.
@@ -69,6 +85,8 @@ class _Watcher(Callback):
         metric: name of the metric.
         mode: `min` or `max`; by default `max`, but `min` for losses.
     """
+
+    replicated = True
 
     def __init__(self, *, metric: str, mode: str | None = None) -> None:
         self.metric = metric
@@ -149,6 +167,8 @@ class History(Callback):
         epochs: `epoch` (from 1), metrics and `images_per_second` of each.
     """
 
+    replicated = True
+
     def __init__(self, clock: Clock | None = None) -> None:
         self.epochs: list[dict[str, float]] = []
         self._clock = clock or SystemClock()
@@ -168,6 +188,16 @@ class History(Callback):
         speed = (training.records - self._records) / seconds
         self.epochs.append({"epoch": epoch, **metrics, "images_per_second": round(speed, 1)})
         self._begin, self._records = self._clock.monotonic(), training.records
+
+    def get_state(self) -> dict[str, Any]:
+        """The lines so far, and how long the present epoch has taken; clocks of machines differ."""
+        return {"epochs": self.epochs, "records": self._records, "elapsed": self._end - self._begin}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on with somebody else's watch."""
+        self.epochs, self._records = state["epochs"], state["records"]
+        self._end = self._clock.monotonic()
+        self._begin = self._end - state["elapsed"]
 
 
 class Reporter(Callback):

@@ -1,73 +1,100 @@
-"""How the processes of one training talk to each other.
+"""What the processes of one training do together: the seam between a training and its transport.
 
-`Collective` is the seam: a training in one process and one in many differ in nothing else. Every operation is called
-by all processes in the same order.
+Every process puts what its logical workers have computed into vectors of its own (`memory.Slots`), one for each
+maximal subtree of its range; `reduce` sums all of them along the tree. A training in one process and one on many hosts
+differ in nothing else. A collective lives as long as the roster that it was made for. Where vectors live on an
+accelerator, another transport belongs behind the same three methods, with the order of the sums of
+`summation.OrderedSum`.
 """
 
 from __future__ import annotations
 
-import ipaddress
-import os
-import socket
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from datetime import timedelta
-from typing import Any, Protocol
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
 
-import msgspec
-import psutil
 import torch
-import torch.distributed
-from torch.distributed import TCPStore  # type: ignore[attr-defined]  # public, but not in its __all__
 
-from ganglion.core.errors import ControlError
+from ganglion.training.memory import Slots
+
+Divisor = Callable[[Sequence[bytes]], float]
+"""What the sum is divided by, from the notes of all processes."""
+
+
+class Reduced(NamedTuple):
+    """What all processes have agreed upon.
+
+    Attributes:
+        notes: what each process had to say beside its vectors, by rank.
+        finite: whether every number of the result is.
+    """
+
+    notes: list[bytes]
+    finite: bool
 
 
 class Collective(Protocol):
-    """Operations in which all processes of a training take part.
+    """Operations in which all processes take part, in the same order.
 
     Attributes:
         rank: of this process, from 0.
         world: number of processes.
+        result: where `reduce` leaves the sum, shape [length]; it may be read until the next `reduce`.
     """
 
     rank: int
     world: int
+    result: torch.Tensor
 
-    def add(self, tensor: torch.Tensor) -> None:
-        """Replace `tensor` (contiguous), in place and on every process, by the sum over all of them.
+    def reduce(self, spans: Sequence[range], note: bytes, divisor: Divisor) -> Reduced:
+        """Sum the vectors of all processes along the tree.
+
+        When it returns, every process has finished its part of the result.
+
+        Args:
+            spans: the logical workers of each process, by rank.
+            note: a few bytes for everyone.
+            divisor: what the sum is divided by; the same on every process.
 
         Raises:
-            ControlError: another process is gone; so do all other operations.
+            DisruptedError: another process is gone, or the membership has changed; nobody may use the result who has
+                not got it from this method.
         """
         ...
 
-    def broadcast(self, tensor: torch.Tensor) -> None:
-        """Replace `tensor` on every process by that of rank 0."""
-        ...
+    def gather(self, value: bytes) -> list[bytes]:
+        """Give every process the bytes of all of them, by rank.
 
-    def gather(self, value: Any) -> list[Any]:
-        """Give every process the plain data of all of them, in the order of their ranks."""
+        Raises:
+            DisruptedError: as for `reduce`.
+        """
         ...
 
     def close(self) -> None:
-        """Leave; every process does so after the same last operation."""
+        """Leave; the others see it."""
         ...
 
 
 class Single:
-    """A training in one process."""
+    """A training in one process: the root of the tree is its first vector.
+
+    Args:
+        slots: its vectors.
+    """
 
     rank = 0
     world = 1
 
-    def add(self, tensor: torch.Tensor) -> None:
-        """The sum over one process: nothing to do."""
+    def __init__(self, slots: Slots) -> None:
+        self.result = slots[0]
 
-    def broadcast(self, tensor: torch.Tensor) -> None:
-        """Rank 0 is this process: nothing to do."""
+    def reduce(self, spans: Sequence[range], note: bytes, divisor: Divisor) -> Reduced:
+        """Only the division is left to be done."""
+        if (by := divisor([note])) != 1.0:
+            self.result.div_(by)
+        return Reduced([note], is_finite(self.result))
 
-    def gather(self, value: Any) -> list[Any]:
+    def gather(self, value: bytes) -> list[bytes]:
         """The value itself."""
         return [value]
 
@@ -75,97 +102,9 @@ class Single:
         """Nothing to leave."""
 
 
-class GlooCollective:
-    """Processes on CPUs, through torch's gloo.
-
-    On one machine nothing listens beyond the loopback interface.
-
-    Args:
-        rank: of this process.
-        world: number of processes, at least 2.
-        address: host on which rank 0 offers the rendezvous.
-        port: its port.
-        timeout: seconds after which an operation fails that another process does not take part in.
-    """
-
-    def __init__(self, *, rank: int, world: int, address: str, port: int, timeout: float = 600.0) -> None:
-        self.rank = rank
-        self.world = world
-        if (interface := _loopback_interface(address)) is not None:
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
-        limit = timedelta(seconds=timeout)
-        with self._naming_the_peers("meet"):
-            # Without a socket of ours torch would listen on every interface.
-            server = socket.create_server((address, port)).detach() if rank == 0 else None
-            store = TCPStore(address, port, world, is_master=rank == 0, timeout=limit, master_listen_fd=server)
-            torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=limit)
-
-    def add(self, tensor: torch.Tensor) -> None:
-        """Sum `tensor` over all processes in place; with two processes the result is the same to the last bit."""
-        with self._naming_the_peers("add"):
-            torch.distributed.all_reduce(tensor)
-
-    def broadcast(self, tensor: torch.Tensor) -> None:
-        """Replace `tensor` by that of rank 0, whatever its layout in memory."""
-        buffer = tensor.detach().contiguous()
-        with self._naming_the_peers("broadcast"):
-            torch.distributed.broadcast(buffer, src=0)
-        tensor.detach().copy_(buffer)
-
-    def gather(self, value: Any) -> list[Any]:
-        """Give every process the plain data of all of them, as msgpack."""
-        mine = torch.frombuffer(bytearray(msgspec.msgpack.encode(value)), dtype=torch.uint8)
-        sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.world)]
-        with self._naming_the_peers("gather"):
-            torch.distributed.all_gather(sizes, torch.tensor([len(mine)]))
-            longest = int(max(sizes))
-            everyone = [torch.zeros(longest, dtype=torch.uint8) for _ in range(self.world)]
-            torch.distributed.all_gather(everyone, torch.nn.functional.pad(mine, (0, longest - len(mine))))
-        return [
-            msgspec.msgpack.decode(data[: int(size)].numpy().tobytes())
-            for data, size in zip(everyone, sizes, strict=True)
-        ]
-
-    def close(self) -> None:
-        """Leave the group."""
-        torch.distributed.destroy_process_group()
-
-    @contextmanager
-    def _naming_the_peers(self, operation: str) -> Iterator[None]:
-        try:
-            yield
-        except (RuntimeError, OSError) as error:
-            raise ControlError(
-                f"Rank {self.rank} of {self.world} could not {operation}: another process of the training is gone or "
-                f"cannot be reached ({error})."
-            ) from error
-
-
-def join_collective(environment: Mapping[str, str]) -> Collective:
-    """Join the processes of this training.
-
-    Args:
-        environment: `RANK`, `WORLD_SIZE`, `MASTER_ADDR` and `MASTER_PORT`, as an agent sets them; without them, or in a
-            world of one, the process is on its own.
-
-    Raises:
-        ControlError: the others could not be reached.
-    """
-    world = int(environment.get("WORLD_SIZE", "1"))
-    if world == 1:
-        return Single()
-    return GlooCollective(
-        rank=int(environment["RANK"]),
-        world=world,
-        address=environment["MASTER_ADDR"],
-        port=int(environment["MASTER_PORT"]),
-    )
-
-
-def _loopback_interface(address: str) -> str | None:
-    """The name of the interface that has `address`, if that is one of this machine's loopback addresses."""
-    found = socket.gethostbyname(address)
-    if not ipaddress.ip_address(found).is_loopback:
-        return None
-    interfaces = psutil.net_if_addrs()
-    return next((name for name, entries in interfaces.items() if any(e.address == found for e in entries)), None)
+def is_finite(vector: torch.Tensor) -> bool:
+    """Whether every number is finite; in one pass, and the same for a vector as for all of its pieces together."""
+    if not vector.numel():
+        return True
+    lowest, highest = torch.aminmax(vector)
+    return math.isfinite(float(lowest)) and math.isfinite(float(highest))

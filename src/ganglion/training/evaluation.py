@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import msgspec
 import torch
 
 from ganglion.core.errors import DataError
-from ganglion.training.collective import Collective
 from ganglion.training.losses import Loss
 from ganglion.training.metrics import Sums, means, measure, merge
-from ganglion.training.slices import owned
 from ganglion.training.source import BatchSource, records_of
 from ganglion.training.tensors import Columnizer
 
@@ -22,13 +21,14 @@ def evaluate(
     names: Sequence[str],
     loss: Loss,
     columnizer: Columnizer,
-    collective: Collective,
+    gather: Callable[[bytes], list[bytes]],
+    span: range,
     logical: int,
 ) -> dict[str, float]:
     """Measure `model`; every process gets the result for all records.
 
     Sums are exact in number and added in the order of the logical workers, so that the result does not depend on how
-    many processes took part.
+    many processes took part. Nothing is changed, so it may be repeated.
 
     Args:
         model: the same on every process; it is left in training mode if it was.
@@ -36,7 +36,8 @@ def evaluate(
         names: the measures.
         loss: mean over records.
         columnizer: picks inputs and targets.
-        collective: the processes.
+        gather: gives every process the bytes of all of them, by rank.
+        span: the logical workers of this process.
         logical: number of logical workers.
 
     Raises:
@@ -44,12 +45,10 @@ def evaluate(
     """
     training = model.training
     model.eval()
-    mine = [
-        _sums_of_slice(model, source, worker, logical, names, loss, columnizer)
-        for worker in owned(collective.rank, collective.world, logical)
-    ]
+    mine = [_sums_of_slice(model, source, worker, logical, names, loss, columnizer) for worker in span]
     model.train(training)
-    total = merge(sums for process in collective.gather(mine) for sums in process)
+    everyone = [msgspec.msgpack.decode(sums, type=list[Sums]) for sums in gather(msgspec.msgpack.encode(mine))]
+    total = merge(sums for process in everyone for sums in process)
     if total.get("records", 0.0) != source.count:
         raise DataError(
             f"The held-out source says that it has {source.count} records, but its slices hold "

@@ -24,6 +24,7 @@ def fit(
     supervisor: Supervisor,
     held_out: Factory | None = None,
     workers: int = 2,
+    min_workers: int | None = None,
     epochs: int = 1,
     store: Path | None = None,
     cpu: float = 1.0,
@@ -47,6 +48,7 @@ def fit(
         supervisor: runs the gang.
         held_out: builds the source that is measured on.
         workers: number of processes.
+        min_workers: how many the training begins with, the others join as resources come; by default all.
         epochs: passes over the training records.
         store: folder of the artifact store that the model package goes to; without one none is written.
         cpu: cores for each worker.
@@ -70,6 +72,7 @@ def fit(
         plan,
         id=id or RandomIds().new("training"),
         workers=workers,
+        min_workers=min_workers,
         store=store,
         cpu=cpu,
         memory=memory,

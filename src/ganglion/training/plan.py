@@ -13,7 +13,7 @@ from ganglion.core.config import Config
 from ganglion.core.errors import ConfigurationError
 from ganglion.core.resources import Resources
 from ganglion.execution.entry import Entry
-from ganglion.execution.spec import Gang, Numerics, Role
+from ganglion.execution.spec import NEVER, Gang, Numerics, Restart, Role
 from ganglion.training.schedule import Schedule
 
 PRELOAD = (
@@ -28,6 +28,9 @@ PRELOAD = (
     "ganglion.training.worker",
 )
 """What a worker finds imported: torch's first optimizer loads `torch._dynamo`, its exporter the last three."""
+
+RESTARTS = 100
+"""How many lost workers are replaced by default; bounded, as what kills one may kill all that follow."""
 
 MetricName = Literal["accuracy", "loss"]
 """What can be measured on the held-out records."""
@@ -97,6 +100,8 @@ class TrainingPlan(Config, frozen=True, kw_only=True):
         logical_workers: slices of each global batch; the result depends on them, not on the number of processes. By
             default the number of workers at the first start.
         seed: of initial weights and dropout.
+        exact: sum in one fixed order, so that the result is the same to the last bit however many workers there are,
+            and workers may come and go; otherwise use the all-reduce of `torch.distributed`, and fail when one is lost.
         channels_last: lay images out with the channels innermost, which is faster on CPUs.
         callbacks: build the `Callback`s of rank 0.
         export: how the model is packaged.
@@ -117,6 +122,7 @@ class TrainingPlan(Config, frozen=True, kw_only=True):
     global_batch: int | None = None
     logical_workers: int | None = None
     seed: int = 0
+    exact: bool = True
     channels_last: bool = True
     callbacks: tuple[Factory, ...] = ()
     export: Export = Export()
@@ -145,6 +151,8 @@ def gang(
     *,
     id: str,
     workers: int,
+    min_workers: int | None = None,
+    restarts: int = RESTARTS,
     store: Path | None = None,
     cpu: float = 1.0,
     memory: int = 0,
@@ -157,7 +165,10 @@ def gang(
     Args:
         plan: what to train.
         id: of the job.
-        workers: number of processes; each computes an equal part of every global batch.
+        workers: number of processes; together they compute every global batch.
+        min_workers: how many the training begins with, the others join as resources come; by default all.
+        restarts: how many lost workers are replaced in all; after that the training goes on with those that are left,
+            as long as they are at least `min_workers`.
         store: folder of the artifact store that the model package goes to; without one none is written.
         cpu: cores for each worker; a fraction shares a core.
         memory: bytes for each worker; 0 declares none.
@@ -166,12 +177,17 @@ def gang(
         labels: for records and logs.
 
     Raises:
-        ConfigurationError: there are more workers than logical workers.
+        ConfigurationError: there are more workers than logical workers, or fewer than the minimum.
     """
     logical = plan.logical_workers or workers
     if logical < workers:
         raise ConfigurationError(
             f"{workers} workers for {logical} logical workers; use at most as many workers as logical workers."
+        )
+    if min_workers is not None and not (1 <= min_workers <= workers and plan.exact):
+        raise ConfigurationError(
+            f"min_workers is {min_workers} of {workers} workers with exact={plan.exact}; at least 1 and at most all "
+            "are possible, and only an exact training can grow."
         )
     recorded = msgspec.structs.replace(plan, logical_workers=logical)
     return Gang(
@@ -179,7 +195,9 @@ def gang(
         entry=Entry(path="ganglion.training.worker:main"),
         arguments={"plan": msgspec.to_builtins(recorded), "store": str(store.absolute()) if store else None},
         resources=Resources(cpu=cpu, memory=memory),
-        roles=(Role(name="worker", count=workers),),
+        roles=(Role(name="worker", count=workers, minimum=min_workers),),
+        elastic=plan.exact,
+        restart=Restart(budget=restarts, backoff=0.05, longest=1.0, alone=True) if plan.exact else NEVER,
         numerics=Numerics(threads=1),
         preload=PRELOAD,
         timeout=timeout,

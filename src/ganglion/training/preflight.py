@@ -11,12 +11,13 @@ from ganglion.training.source import BatchSource, Columns, records_of
 from ganglion.training.tensors import Columnizer
 
 
-def check_source(source: BatchSource, plan: TrainingPlan, logical: int) -> None:
-    """Refuse a training source that is empty or does not go with the plan.
+def check_source(source: BatchSource, plan: TrainingPlan, logical: int, world: int = 1) -> None:
+    """Refuse a training source that is empty or does not go with the plan, or a plan that does not go with the workers.
 
     Raises:
         DataError: there are no records.
-        ConfigurationError: the global batch is another one, or too small for the logical workers.
+        ConfigurationError: the global batch is another one, or too small for the logical workers, or these are fewer
+            than the processes.
     """
     if source.count < 1 or source.steps_per_epoch < 1:
         raise DataError(f"The training source has {source.count} records in {source.steps_per_epoch} batches.")
@@ -25,6 +26,10 @@ def check_source(source: BatchSource, plan: TrainingPlan, logical: int) -> None:
             f"The plan has a global batch of {plan.global_batch} records, its training source one of "
             f"{source.global_batch}; give both the same."
         )
+    if logical < world:
+        raise ConfigurationError(
+            f"{logical} logical workers cannot occupy {world} workers; use at most as many workers as logical workers."
+        )
     if source.global_batch < logical:
         raise ConfigurationError(
             f"A global batch of {source.global_batch} records cannot be cut into slices for {logical} logical workers; "
@@ -32,11 +37,16 @@ def check_source(source: BatchSource, plan: TrainingPlan, logical: int) -> None:
         )
 
 
-def check_model(model: object) -> torch.nn.Module:
+def check_model(model: object, *, exact: bool = True) -> torch.nn.Module:
     """Refuse what cannot be trained.
 
+    Args:
+        model: what the model entry returned.
+        exact: whether the result must not depend on the number of processes.
+
     Raises:
-        ModelError: it is not a module, or has no parameters to train, or they have different types.
+        ModelError: it is not a module, or has no parameters to train, or they have different types, or it normalises
+            over processes although it must not depend on them.
     """
     if not isinstance(model, torch.nn.Module):
         raise ModelError(f"The model entry returned a {type(model).__name__}; a torch.nn.Module is expected.")
@@ -46,6 +56,13 @@ def check_model(model: object) -> torch.nn.Module:
     if len(kinds) > 1:
         raise ModelError(
             f"The parameters of {type(model).__name__} have the types {', '.join(sorted(kinds))}; use one."
+        )
+    synchronised = [name for name, part in model.named_modules() if isinstance(part, torch.nn.SyncBatchNorm)]
+    if exact and synchronised:
+        raise ModelError(
+            f"{type(model).__name__} has SyncBatchNorm in {', '.join(synchronised)}: it adds up over processes in an "
+            "order that depends on their number, and cannot be interrupted when one is lost. Use BatchNorm, whose "
+            "statistics are those of each logical worker's slice, or train with exact=False."
         )
     return model
 

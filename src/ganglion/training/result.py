@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from ganglion.artifacts.store import Artifact
@@ -16,6 +18,9 @@ class TrainingResult(msgspec.Struct, frozen=True, kw_only=True):
             metrics under their own names.
         history: the same for every epoch, with `epoch` (from 1) and `images_per_second`.
         parameters: how many numbers were trained.
+        digest: SHA-256 over the weights, the state of the optimizer and the position in the data that it ended with. It
+            is a function of plan and data: how many workers there were, and what became of them, has no part in it.
+        arithmetic: what the bits depend on beside plan and data.
         stopped: why it ended before its last epoch; empty when it did not.
     """
 
@@ -23,4 +28,6 @@ class TrainingResult(msgspec.Struct, frozen=True, kw_only=True):
     metrics: dict[str, float]
     history: list[dict[str, float]]
     parameters: int
+    digest: str = ""
+    arithmetic: dict[str, Any] = {}
     stopped: str = ""

@@ -2,7 +2,8 @@
 
 The global batch of every step is cut into as many slices as there are *logical* workers. Which records a slice holds
 depends on nothing but (source, epoch, step, number of logical workers); which process computes it is no concern of
-the source.
+the source. Of a global batch of `size` records, logical worker *v* of *n* has those from `v * size // n` to
+`(v + 1) * size // n`.
 """
 
 from __future__ import annotations
@@ -45,6 +46,11 @@ class BatchSource(Protocol):
             are empty where a short batch has nothing for them.
         """
         ...
+
+
+def slice_bounds(worker: int, logical: int, size: int) -> slice:
+    """The records of one logical worker within a global batch of `size` records."""
+    return slice(worker * size // logical, (worker + 1) * size // logical)
 
 
 def records_of(columns: Columns) -> int:

@@ -1,66 +1,69 @@
-"""Buffers that a model updates while it learns, such as the running means of batch normalisation.
+"""Buffers that a model changes while it learns, such as the running means of batch normalisation.
 
-Each logical worker sees slices of its own, so each has its own copy; they are averaged in the order of the logical
-workers. As the updates are linear, averaging once an epoch equals averaging in every step. The result does not depend
-on which process held which copy.
+Every slice begins a step with the same buffers. What its forward pass adds to them is summed along the tree together
+with the gradients, weighted by its records, and the mean over the global batch is what the step adds. So the buffers
+are part of what a step commits, and of nothing before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import numpy as np
 import torch
-
-from ganglion.training.collective import Collective
 
 
 class RunningStatistics:
-    """The buffers of one model, once for each logical worker of this process.
+    """The buffers that a model changes in training mode.
 
     Args:
-        model: whose buffers they are; all replicas agree on them now.
-        logical: the logical workers of this process.
+        model: in training mode.
+        forward: runs the model once on some records, to see which buffers it changes; it is left as it was.
+
+    Attributes:
+        length: how many numbers they hold.
     """
 
-    def __init__(self, model: torch.nn.Module, logical: range) -> None:
-        self._buffers = list(model.buffers())
-        self._copies = {worker: [buffer.clone() for buffer in self._buffers] for worker in logical}
+    def __init__(self, model: torch.nn.Module, forward: Callable[[], object]) -> None:
+        buffers = list(model.buffers())
+        before = [buffer.clone() for buffer in buffers]
+        if buffers:
+            with torch.random.fork_rng(devices=()), torch.no_grad():
+                forward()
+        pairs = [(now, was) for now, was in zip(buffers, before, strict=True) if not torch.equal(now, was)]
+        self._buffers = [now for now, _ in pairs]
+        self._committed = [was for _, was in pairs]
+        self.length = sum(buffer.numel() for buffer in self._buffers)
+        self.restore()
+
+    def restore(self) -> None:
+        """Make the buffers what they were at the last commit."""
+        for buffer, committed in zip(self._buffers, self._committed, strict=True):
+            buffer.copy_(committed)
+
+    def keep(self) -> None:
+        """Take the buffers as they are for committed, after the model was given another state."""
+        for buffer, committed in zip(self._buffers, self._committed, strict=True):
+            committed.copy_(buffer)
 
     @contextmanager
-    def of(self, worker: int) -> Iterator[None]:
-        """Let the model see and update the copy of one logical worker."""
-        alone = len(self._copies) == 1
-        if not alone:
-            self._show(self._copies[worker])
-        yield
-        if not alone:
-            self._keep(self._copies[worker])
-
-    def merge(self, collective: Collective) -> None:
-        """Make the mean over all logical workers what the model and every copy hold."""
+    def slice(self, added: torch.Tensor, records: int) -> Iterator[None]:
+        """Let the model see the committed buffers, and write what it adds to them to `added`, times `records`."""
         if not self._buffers:
+            yield
             return
-        if len(self._copies) == 1:
-            self._keep(next(iter(self._copies.values())))
-        mine = [[_pack(buffer) for buffer in copy] for copy in self._copies.values()]
-        copies = [copy for process in collective.gather(mine) for copy in process]
-        for index, buffer in enumerate(self._buffers):
-            values = [np.frombuffer(copy[index], dtype=np.float64) for copy in copies]
-            mean = torch.from_numpy(sum(values[1:], start=values[0]) / len(values))
-            buffer.copy_(mean.reshape(buffer.shape))
-        for copy in self._copies.values():
-            self._keep(copy)
+        self.restore()
+        yield
+        for part, buffer, committed in zip(self._parts(added), self._buffers, self._committed, strict=True):
+            part.copy_((buffer - committed).reshape(-1))  # the backward pass may need the buffer
+        added.mul_(records)
 
-    def _show(self, copy: list[torch.Tensor]) -> None:
-        for buffer, kept in zip(self._buffers, copy, strict=True):
-            buffer.copy_(kept)
+    def commit(self, added: torch.Tensor) -> None:
+        """Add the mean over the global batch."""
+        for part, buffer, committed in zip(self._parts(added), self._buffers, self._committed, strict=True):
+            change = part.reshape(buffer.shape)
+            committed.add_(change if committed.is_floating_point() else change.round().to(committed.dtype))
+            buffer.copy_(committed)
 
-    def _keep(self, copy: list[torch.Tensor]) -> None:
-        for buffer, kept in zip(self._buffers, copy, strict=True):
-            kept.copy_(buffer)
-
-
-def _pack(buffer: torch.Tensor) -> bytes:
-    return buffer.detach().double().contiguous().numpy().tobytes()
+    def _parts(self, vector: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return torch.split(vector, [buffer.numel() for buffer in self._buffers]) if self._buffers else ()

@@ -7,6 +7,10 @@ import torch
 from ganglion.core.errors import DataError, suggest
 from ganglion.training.source import Columns, writable
 
+_ALIGNMENT = 64
+"""Bytes. Kernels may take another path for memory that is aligned otherwise, and where a slice begins within what its
+process has read depends on the mapping."""
+
 
 class Columnizer:
     """Picks the input and the target out of records.
@@ -30,9 +34,13 @@ class Columnizer:
         for name in self._names:
             if name not in columns:
                 raise DataError(f"The records have no column {name!r}. {suggest(name, columns)}")
-        inputs, targets = (torch.from_numpy(writable(columns[name])) for name in self._names)
+        inputs, targets = (_aligned(torch.from_numpy(writable(columns[name]))) for name in self._names)
         if len(inputs) != len(targets):
             raise DataError(f"{len(inputs)} records in {self._names[0]!r}, but {len(targets)} in {self._names[1]!r}.")
         if inputs.dim() == 4:
             inputs = inputs.contiguous(memory_format=self._format)
         return inputs, targets if targets.is_floating_point() else targets.long()
+
+
+def _aligned(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.clone() if tensor.data_ptr() % _ALIGNMENT else tensor

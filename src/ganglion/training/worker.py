@@ -19,12 +19,13 @@ from ganglion.core.errors import ConfigurationError
 from ganglion.execution.member import current_member
 from ganglion.training import export, preflight
 from ganglion.training.callbacks import Callback, History, Reporter
-from ganglion.training.collective import Collective, join_collective
+from ganglion.training.joining import join
 from ganglion.training.loop import Loop
 from ganglion.training.losses import load_loss
+from ganglion.training.numerics import arithmetic
 from ganglion.training.plan import TrainingPlan
 from ganglion.training.result import TrainingResult
-from ganglion.training.slices import owned, random_key
+from ganglion.training.slices import random_key
 from ganglion.training.source import BatchSource
 from ganglion.training.tensors import Columnizer
 
@@ -32,7 +33,7 @@ _PROBE = 64
 """Records on which the model is tried before the training and its export is compared after it."""
 
 
-def main(*, plan: dict[str, Any], store: str | None = None) -> dict[str, Any] | None:
+def main(*, plan: dict[str, Any], store: str | None = None) -> dict[str, Any]:
     """Train as one process of a gang.
 
     Args:
@@ -40,29 +41,26 @@ def main(*, plan: dict[str, Any], store: str | None = None) -> dict[str, Any] | 
         store: folder of the artifact store that the model package goes to; without one none is written.
 
     Returns:
-        On rank 0 a `TrainingResult` as plain data; `None` on the others.
+        A `TrainingResult` as plain data, the same on every process.
     """
     training_plan = config.convert(TrainingPlan, plan, where="training plan")
-    collective = join_collective(os.environ)
-    result = _train(training_plan, collective, Path(store) if store else None)
-    # Not after an error: the others then learn of it from the end of this process, which has said why it ended.
-    collective.close()
-    return result
+    return msgspec.msgpack.decode(_train(training_plan, Path(store) if store else None))  # type: ignore[no-any-return]  # a struct becomes a dictionary
 
 
-def _train(plan: TrainingPlan, collective: Collective, store: Path | None) -> dict[str, Any] | None:
-    logical = plan.logical_workers or collective.world
-    owned(collective.rank, collective.world, logical)
+def _train(plan: TrainingPlan, store: Path | None) -> bytes:
+    member = current_member()
+    logical = plan.logical_workers or member.world_size
     train: BatchSource = plan.train.build()
     held_out: BatchSource | None = plan.held_out.build() if plan.held_out else None
-    preflight.check_source(train, plan, logical)
+    preflight.check_source(train, plan, logical, member.world_size)
     columnizer = Columnizer(
         input_column=plan.input_column, target_column=plan.target_column, channels_last=plan.channels_last
     )
     loss = load_loss(plan.loss)
-    model = _build_model(plan, collective)
-    probe = preflight.first_records(held_out or train, _PROBE)
-    for columns in (probe, preflight.first_records(train, _PROBE)):
+    model = _build_model(plan)
+    first = preflight.first_records(train, _PROBE)
+    probe = preflight.first_records(held_out, _PROBE) if held_out else first
+    for columns in (probe, first):
         preflight.check_outputs(model, columns, columnizer=columnizer, loss=loss, plan=plan)
     history = History()
     loop = Loop(
@@ -72,35 +70,41 @@ def _train(plan: TrainingPlan, collective: Collective, store: Path | None) -> di
         held_out=held_out,
         loss=loss,
         columnizer=columnizer,
-        collective=collective,
+        probe=first,
         logical=logical,
-        callbacks=_callbacks(plan, history) if collective.rank == 0 else (),
+        callbacks=_callbacks(plan, history),
     )
-    loop.run()
-    if collective.rank != 0:
-        return None
+    here = arithmetic()
     training = loop.training
-    artifact = export.publish(model, plan, probe=probe, metrics=training.metrics, store=store) if store else None
-    return msgspec.to_builtins(  # type: ignore[no-any-return]  # a struct becomes a dictionary
-        TrainingResult(
+
+    def publish(digest: str) -> bytes:
+        artifact = export.publish(model, plan, probe=probe, metrics=training.metrics, store=store) if store else None
+        result = TrainingResult(
             artifact=artifact,
             metrics=training.metrics,
             history=history.epochs,
             parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+            digest=digest,
+            arithmetic=msgspec.to_builtins(here),
             stopped=training.stopped,
         )
-    )
+        return msgspec.msgpack.encode(result)
+
+    loop.warm_up(first)
+    group = join(member, os.environ, loop.slots, logical=logical, arithmetic=here, exact=plan.exact)
+    result = loop.run(group, publish)
+    # Not after an error: the others then learn of it from the end of this process, which has said why it ended.
+    group.close()
+    return result
 
 
-def _build_model(plan: TrainingPlan, collective: Collective) -> torch.nn.Module:
-    """Build the model with the same weights on every process."""
+def _build_model(plan: TrainingPlan) -> torch.nn.Module:
+    """Build the model; where it draws other weights on every process, those of one will be given to all."""
     key = random_key(plan.seed, "weights")
     random.seed(key)
     np.random.seed(key % 2**32)  # models of users may draw from it
     torch.manual_seed(key)
-    model = preflight.check_model(plan.model.build())
-    for tensor in (*model.parameters(), *model.buffers()):
-        collective.broadcast(tensor)
+    model = preflight.check_model(plan.model.build(), exact=plan.exact)
     if plan.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
     return model

@@ -1,0 +1,1 @@
+"""What trainings are measured against: plain scripts, as a person would write them without Ganglion."""

@@ -1,0 +1,227 @@
+"""A group whose processes come and go without changing one bit of the result.
+
+The controller is the only one who says who takes part: it numbers the memberships, and drops a member only once its
+process is gone. From each membership a *roster* is formed: everyone connects anew, and says how many transactions it
+has committed.
+
+Why nothing is lost and nothing is done twice: a process commits a transaction when it has heard from all others that
+their part of it is finished, and nobody takes part in the next one before it has committed this one. So the commits of
+the members of a roster differ by one at most, and the state after some number of commits is a function of that number
+alone. Whoever has the most can therefore give its state to all others, newcomers and those that missed the last commit
+alike; a transaction that none of the survivors has committed is repeated from a state that it has not touched.
+
+A member that joins does not interrupt a transaction: whoever hears of it says so in its next note, and everyone forms
+the new roster after that commit.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Sequence
+
+import msgspec
+import torch
+
+from ganglion.core import faults
+from ganglion.core.log import get_logger
+from ganglion.execution.member import Member, Peer
+from ganglion.training.assembly import Assembly, Bell
+from ganglion.training.collective import Collective, Divisor, Reduced, Single
+from ganglion.training.group import Replica
+from ganglion.training.mapping import Balance
+from ganglion.training.memory import Slots, bytes_of
+from ganglion.training.mesh import DisruptedError, Mesh
+from ganglion.training.numerics import Arithmetic
+from ganglion.training.shared import SharedMemoryCollective
+from ganglion.training.stall import StallWatch
+from ganglion.training.state import pack, room, unpack
+from ganglion.training.tcp import TcpCollective
+
+RETRY = 1.0
+"""Seconds after which a roster that broke is formed again although the controller knows of no change."""
+
+
+class Card(msgspec.Struct, frozen=True, kw_only=True):
+    """What the members of a new roster say of themselves.
+
+    Attributes:
+        commits: transactions in its state; -1 for a newcomer.
+        arithmetic: how it computes.
+        host: name of its machine.
+        pid: of its process.
+    """
+
+    commits: int
+    arithmetic: Arithmetic
+    host: str
+    pid: int
+
+
+class _Note(msgspec.Struct, frozen=True, array_like=True):
+    """What a process says in a transaction: the membership it has heard of, the seconds it computed, the content."""
+
+    generation: int
+    seconds: float
+    content: bytes
+
+
+class ElasticGroup:
+    """The processes of an elastic gang.
+
+    Args:
+        member: this process.
+        slots: its vectors.
+        logical: number of logical workers.
+        arithmetic: how it computes.
+
+    Attributes:
+        rank: as for `Group`, like the next two.
+        spans: the present mapping.
+        result: of the last reduction.
+    """
+
+    def __init__(self, member: Member, slots: Slots, *, logical: int, arithmetic: Arithmetic) -> None:
+        self.rank = 0
+        self.spans: Sequence[range] = ()
+        self.result: torch.Tensor = slots[0]
+        self._member = member
+        self._slots = slots
+        self._logical = logical
+        self._arithmetic = arithmetic
+        self._bell = Bell()
+        member.watch(self._bell.ring)
+        listener, endpoint = member.listen()
+        self._assembly = Assembly(member.name, member.attempt, member.secret, listener)
+        self._roster: tuple[Peer, ...] = ()
+        self._generation = -1
+        self._heard = -1
+        self._collective: Collective | None = None
+        self._balance = Balance(1, logical)
+        faults.point("training.ready")
+        member.ready(endpoint)
+
+    def settle(self, replica: Replica) -> None:
+        """Form rosters until one holds and is the newest that any of its members has heard of."""
+        while self._collective is None or self._heard > self._generation:
+            self._leave()
+            try:
+                self._form(replica)
+            except DisruptedError:
+                self._leave()
+
+    def reduce(self, note: bytes, divisor: Divisor, seconds: float) -> Reduced:
+        """Reduce; notes of newer memberships and of speeds go with it."""
+        assert self._collective is not None, "settled"
+        sent = msgspec.msgpack.encode(_Note(self._newest(), seconds, note))
+        reduced = self._collective.reduce(self.spans, sent, lambda notes: divisor([n.content for n in _open(notes)]))
+        notes = _open(reduced.notes)
+        self._take(notes)
+        self._balance.observe([note.seconds for note in notes])
+        self.spans = self._balance.spans
+        return Reduced([note.content for note in notes], reduced.finite)
+
+    def gather(self, value: bytes) -> list[bytes]:
+        """Gather; notes of newer memberships go with it."""
+        assert self._collective is not None, "settled"
+        notes = _open(self._collective.gather(msgspec.msgpack.encode(_Note(self._newest(), 0.0, value))))
+        self._take(notes)
+        return [note.content for note in notes]
+
+    def disband(self, error: DisruptedError) -> None:
+        """Leave the roster; the others see it."""
+        get_logger().info("the roster has changed", member=self._member.name, reason=str(error))
+        self._leave()
+
+    def close(self) -> None:
+        """Leave for good."""
+        self._leave()
+        self._assembly.close()
+
+    def _leave(self) -> None:
+        if self._collective is not None:
+            self._collective.close()
+            self._collective = None
+
+    def _form(self, replica: Replica) -> None:
+        roster = self._await_roster()
+        mesh = self._assembly.form(roster, self._generation, wake=self._bell.descriptor, disrupted=self._disrupted)
+        try:
+            self._watch(mesh, self._agree(mesh, replica))
+            collective = self._connect(mesh)
+        except BaseException:
+            mesh.close()
+            raise
+        self._collective = collective
+        self.rank, self.result = collective.rank, collective.result
+        self._balance = Balance(collective.world, self._logical)
+        self.spans = self._balance.spans
+
+    def _await_roster(self) -> tuple[Peer, ...]:
+        """Wait for a membership that has not been tried and that this process takes part in."""
+        tried = self._generation
+        while True:
+            self._bell.silence()
+            membership = self._member.membership
+            roster = tuple(peer for peer in membership.peers if peer.endpoint)
+            if membership.generation >= max(tried + 1, self._heard) and self._is_in(roster):
+                break
+            if not self._bell.wait(RETRY) and self._is_in(self._roster) and self._heard <= tried:
+                return self._roster
+        self._roster, self._generation, self._heard = roster, membership.generation, membership.generation
+        return roster
+
+    def _is_in(self, roster: Sequence[Peer]) -> bool:
+        return any((peer.member, peer.attempt) == (self._member.name, self._member.attempt) for peer in roster)
+
+    def _disrupted(self) -> bool:
+        """Whether a member of the roster is not in the newest membership."""
+        self._bell.silence()
+        present = {(peer.member, peer.attempt) for peer in self._member.membership.peers if peer.endpoint}
+        return any((peer.member, peer.attempt) not in present for peer in self._roster)
+
+    def _newest(self) -> int:
+        """The generation of the newest membership, if other members take part in it than in the roster."""
+        membership = self._member.membership
+        roster = tuple(peer for peer in membership.peers if peer.endpoint)
+        return self._generation if roster == self._roster else membership.generation
+
+    def _take(self, notes: Sequence[_Note]) -> None:
+        self._heard = max(note.generation for note in notes)
+
+    def _agree(self, mesh: Mesh, replica: Replica) -> list[Card]:
+        """Make everyone's state the newest that there is."""
+        mine = Card(commits=replica.commits, arithmetic=self._arithmetic, host=socket.gethostname(), pid=os.getpid())
+        cards = [msgspec.msgpack.decode(card, type=Card) for card in mesh.exchange(msgspec.msgpack.encode(mine))]
+        for peer, card in zip(self._roster, cards, strict=True):
+            self._arithmetic.check(card.arithmetic, peer.member)
+        newest = max(card.commits for card in cards)
+        source = [card.commits for card in cards].index(newest)
+        behind = [rank for rank, card in enumerate(cards) if rank != source and card.commits < max(newest, 0)]
+        if mesh.rank == source and behind:
+            header, tensors = pack(replica.state())
+            mesh.send(behind, header)
+            mesh.transfer({rank: [bytes_of(tensor) for tensor in tensors] for rank in behind}, {})
+        elif mesh.rank in behind:
+            header = mesh.receive([source])[source]
+            tensors = room(header)
+            mesh.transfer({}, {source: [bytes_of(tensor) for tensor in tensors]})
+            replica.restore(unpack(header, tensors))
+        replica.commits = max(newest, 0)
+        return cards
+
+    def _watch(self, mesh: Mesh, cards: Sequence[Card]) -> None:
+        host = socket.gethostname()
+        pids = {rank: card.pid for rank, card in enumerate(cards) if rank != mesh.rank and card.host == host}
+        watch = StallWatch(pids, lambda rank: self._member.accuse(self._roster[rank]))
+        mesh.late = watch.late
+
+    def _connect(self, mesh: Mesh) -> Collective:
+        if mesh.world == 1:
+            return Single(self._slots)
+        kind = SharedMemoryCollective if mesh.one_host else TcpCollective
+        return kind(mesh, self._slots, logical=self._logical)
+
+
+def _open(notes: Sequence[bytes]) -> list[_Note]:
+    return [msgspec.msgpack.decode(note, type=_Note) for note in notes]

@@ -1,0 +1,297 @@
+"""Connections between the processes of one training, each with each.
+
+A mesh belongs to one roster: it is made anew whenever that changes, so nothing that was said in an earlier one can be
+taken for something said in this one. The end of a process is an end of file on its link, which the others see at once.
+Every wait ends as well when this process learns of a change of the membership from its controller.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import struct
+from array import array
+from collections import deque
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TypeAlias
+
+from ganglion.core.errors import ControlError
+
+_Pieces: TypeAlias = "deque[memoryview]"
+
+_LENGTH = struct.Struct(">I")
+_LOOK = 100
+"""Milliseconds between two looks at those who keep the others waiting."""
+
+
+class DisruptedError(ControlError):
+    """The processes that take part have changed; what they were doing together has to be done again."""
+
+
+def frame(message: bytes) -> bytes:
+    """A message as it goes over a link."""
+    return _LENGTH.pack(len(message)) + message
+
+
+class Link:
+    """A stream connection to another process.
+
+    Messages are a four-byte big-endian length and as many bytes; between two messages raw bytes may be agreed upon.
+
+    Args:
+        connection: connected and authenticated.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        self.local = connection.family == socket.AF_UNIX
+        if not self.local:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.connection = connection
+        self.descriptors: deque[int] = deque()
+        self._arrived = bytearray()
+
+    def read(self) -> None:
+        """Take in what has arrived.
+
+        Raises:
+            DisruptedError: the other process is gone.
+        """
+        try:
+            if self.local:
+                data, descriptors, _, _ = socket.recv_fds(self.connection, 65536, 8)
+                self.descriptors.extend(descriptors)
+            else:
+                data = self.connection.recv(65536)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            raise DisruptedError(f"A link broke: {error}.") from error
+        if not data:
+            raise DisruptedError("A process has left.")
+        self._arrived += data
+
+    def message(self) -> bytes | None:
+        """The next message, if all of it has arrived."""
+        if len(self._arrived) < _LENGTH.size:
+            return None
+        end = _LENGTH.size + _LENGTH.unpack_from(self._arrived)[0]
+        if len(self._arrived) < end:
+            return None
+        message = bytes(self._arrived[_LENGTH.size : end])
+        del self._arrived[:end]
+        return message
+
+    def has_message(self) -> bool:
+        """Whether a whole message has arrived."""
+        return (
+            len(self._arrived) >= _LENGTH.size
+            and len(self._arrived) >= _LENGTH.size + _LENGTH.unpack_from(self._arrived)[0]
+        )
+
+    def fill(self, pieces: _Pieces) -> None:
+        """Put raw bytes where they belong: those that have arrived already, and what can be read now.
+
+        Raises:
+            DisruptedError: the other process is gone.
+        """
+        while pieces and self._arrived:
+            count = min(len(self._arrived), len(pieces[0]))
+            pieces[0][:count] = self._arrived[:count]
+            del self._arrived[:count]
+            _advance(pieces, count)
+        while pieces:
+            try:
+                count = self.connection.recv_into(pieces[0])
+            except BlockingIOError:
+                return
+            except OSError as error:
+                raise DisruptedError(f"A link broke: {error}.") from error
+            if count == 0:
+                raise DisruptedError("A process has left.")
+            _advance(pieces, count)
+
+    def empty(self, pieces: _Pieces) -> None:
+        """Send as many raw bytes as the other side takes now.
+
+        Raises:
+            DisruptedError: the other process is gone.
+        """
+        while pieces:
+            try:
+                _advance(pieces, self.connection.send(pieces[0]))
+            except BlockingIOError:
+                return
+            except OSError as error:
+                raise DisruptedError(f"A link broke: {error}.") from error
+
+
+class Mesh:
+    """The links of one process to all others.
+
+    Args:
+        rank: of this process in the roster.
+        links: by rank, to all others.
+        wake: a descriptor that becomes readable when the controller has said something; -1 for none.
+        disrupted: asked when it has; whether what is going on has to be given up.
+
+    Attributes:
+        late: called now and then with the ranks that keep this process waiting.
+    """
+
+    def __init__(
+        self,
+        rank: int,
+        links: Mapping[int, Link],
+        *,
+        wake: int = -1,
+        disrupted: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.rank = rank
+        self.world = len(links) + 1
+        self.peers = tuple(links)
+        self._links = dict(links)
+        self._ranks = {link.connection.fileno(): peer for peer, link in links.items()}
+        self._wake = wake
+        self._disrupted = disrupted
+        self.late: Callable[[Collection[int]], None] = lambda _ranks: None
+        self._left: set[int] = set()
+        self._arrivals = select.poll()
+        for descriptor in self._ranks:
+            self._arrivals.register(descriptor, select.POLLIN)
+        if wake >= 0:
+            self._arrivals.register(wake, select.POLLIN)
+
+    @property
+    def one_host(self) -> bool:
+        """Whether no link leaves this host, so that open files can be passed."""
+        return all(link.local for link in self._links.values())
+
+    def exchange(self, message: bytes) -> list[bytes]:
+        """Give every process a message and get one from each; by rank, that of this process among them.
+
+        Raises:
+            DisruptedError: somebody is gone, or the membership has changed.
+        """
+        self.send(self.peers, message)
+        got = self.receive(self.peers)
+        return [message if rank == self.rank else got[rank] for rank in range(self.world)]
+
+    def send(self, ranks: Collection[int], message: bytes, descriptors: Sequence[int] = ()) -> None:
+        """Send a message to some ranks, with open files where they are on this host.
+
+        Raises:
+            DisruptedError: somebody is gone, or the membership has changed.
+        """
+        data = frame(message)
+        files = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", descriptors))] if descriptors else []
+        rest: dict[int, _Pieces] = {}
+        for rank in ranks:
+            connection = self._links[rank].connection
+            try:
+                sent = connection.sendmsg([data], files) if files else connection.send(data)
+            except BlockingIOError:
+                sent = 0
+            except OSError as error:
+                raise DisruptedError(f"Rank {rank} cannot be reached: {error}.") from error
+            if sent < len(data):
+                rest[rank] = deque([memoryview(data)[sent:]])
+        while rest := {rank: pieces for rank, pieces in rest.items() if pieces}:
+            # Reading meanwhile, as the others may be sending as much and read only when they are done.
+            poll = self._polling(dict.fromkeys(rest, select.POLLIN | select.POLLOUT))
+            for descriptor, events in self._wait(poll, rest):
+                link = self._links[self._ranks[descriptor]]
+                if events & ~select.POLLOUT:
+                    link.read()
+                link.empty(rest[self._ranks[descriptor]])
+
+    def receive(self, ranks: Collection[int]) -> dict[int, bytes]:
+        """Wait for the next message of each of some ranks.
+
+        Raises:
+            DisruptedError: somebody is gone, or the membership has changed.
+        """
+        missing = {rank for rank in ranks if not self._links[rank].has_message()}
+        while missing:
+            if missing & self._left:
+                raise DisruptedError(f"Rank {min(missing & self._left)} has left.")
+            for descriptor, _ in self._wait(self._arrivals, missing):
+                rank = self._ranks[descriptor]
+                try:
+                    self._links[rank].read()
+                except DisruptedError:
+                    # It may have said all that is waited for and gone on; that is no reason to give up here.
+                    self._left.add(rank)
+                    self._arrivals.unregister(descriptor)
+                if self._links[rank].has_message():
+                    missing.discard(rank)
+        return {rank: self._links[rank].message() or b"" for rank in ranks}
+
+    def descriptor(self, rank: int) -> int:
+        """The next open file that a rank has sent with its messages."""
+        return self._links[rank].descriptors.popleft()
+
+    def transfer(
+        self, outgoing: Mapping[int, Sequence[memoryview]], incoming: Mapping[int, Sequence[memoryview]]
+    ) -> None:
+        """Send raw bytes to some ranks and receive some at the same time; both sides know how many.
+
+        Args:
+            outgoing: by rank, what is sent, one piece after the other.
+            incoming: by rank, where what comes is put.
+
+        Raises:
+            DisruptedError: somebody is gone, or the membership has changed.
+        """
+        sending = {rank: _pieces(pieces) for rank, pieces in outgoing.items()}
+        receiving = {rank: _pieces(pieces) for rank, pieces in incoming.items()}
+        for rank, pieces in receiving.items():
+            self._links[rank].fill(pieces)
+        for rank, pieces in sending.items():
+            self._links[rank].empty(pieces)
+        while busy := {rank for rank in self.peers if sending.get(rank) or receiving.get(rank)}:
+            reading = {rank: select.POLLIN if receiving.get(rank) else 0 for rank in busy}
+            writing = {rank: select.POLLOUT if sending.get(rank) else 0 for rank in busy}
+            poll = self._polling({rank: reading[rank] | writing[rank] for rank in busy})
+            for descriptor, _ in self._wait(poll, busy):
+                rank = self._ranks[descriptor]
+                self._links[rank].fill(receiving.get(rank, deque()))
+                self._links[rank].empty(sending.get(rank, deque()))
+
+    def _polling(self, events: Mapping[int, int]) -> select.poll:
+        poll = select.poll()
+        if self._wake >= 0:
+            poll.register(self._wake, select.POLLIN)
+        for rank, wanted in events.items():
+            poll.register(self._links[rank].connection, wanted)
+        return poll
+
+    def _wait(self, poll: select.poll, missing: Collection[int]) -> list[tuple[int, int]]:
+        """What is ready among the links, once something is or a look at those who are missing is due."""
+        ready = poll.poll(_LOOK)
+        if not ready:
+            self.late(missing)
+        if any(descriptor == self._wake for descriptor, _ in ready):
+            if self._disrupted():
+                raise DisruptedError("The membership has changed.")
+            ready = [(descriptor, events) for descriptor, events in ready if descriptor != self._wake]
+        return ready
+
+    def close(self) -> None:
+        """End all links; the others see by it that this process has left the roster."""
+        for link in self._links.values():
+            for descriptor in link.descriptors:
+                os.close(descriptor)
+            link.connection.close()
+
+
+def _pieces(raws: Sequence[memoryview]) -> _Pieces:
+    return deque(raw for raw in raws if len(raw))
+
+
+def _advance(pieces: _Pieces, count: int) -> None:
+    """Take `count` bytes off the first piece."""
+    pieces[0] = pieces[0][count:]
+    if not len(pieces[0]):
+        pieces.popleft()

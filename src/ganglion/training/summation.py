@@ -1,0 +1,80 @@
+"""Sums of vectors along the tree over logical workers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+
+from ganglion.training.collective import is_finite
+from ganglion.training.tree import Node, merges
+
+_BLOCK = 65536
+"""Numbers that are summed at a time, so that intermediate sums stay in the cache."""
+
+_GRAIN = 16
+"""Segments begin at multiples of this many numbers, so that two processes never write to one cache line."""
+
+
+def segments(length: int, world: int) -> tuple[slice, ...]:
+    """Cut a vector into one segment for each process; they differ by at most 16 numbers."""
+    grains = -(-length // _GRAIN)
+    bounds = [min(length, rank * grains // world * _GRAIN) for rank in range(world + 1)]
+    bounds[-1] = length
+    return tuple(slice(begin, end) for begin, end in pairwise(bounds))
+
+
+class OrderedSum:
+    """Adds up vectors in the order of the tree.
+
+    Args:
+        parts: the node that each vector belongs to, from left to right; together they are the whole tree.
+        logical: number of logical workers.
+        dtype: of the vectors.
+    """
+
+    def __init__(self, parts: Sequence[Node], logical: int, dtype: torch.dtype) -> None:
+        self._merges = merges(parts, logical)
+        height = 0
+        deepest = 1
+        for count in self._merges:
+            height += 1
+            deepest = max(deepest, height)
+            height -= count
+        if height != 1:
+            raise ValueError(f"The parts {list(parts)} are not the whole tree over {logical} logical workers.")
+        # The two lowest values of the stack never need room of their own: the root is written to where it is wanted.
+        self._scratch = torch.empty((max(0, deepest - 1), _BLOCK), dtype=dtype)
+
+    def into(self, result: torch.Tensor, vectors: Sequence[torch.Tensor], divisor: float = 1.0) -> bool:
+        """Write the sum divided by `divisor` to `result`.
+
+        Args:
+            result: [length]; none of `vectors`, unless there is only one.
+            vectors: [length] each, in the order of the parts; they are not changed.
+            divisor: what the sum is divided by.
+
+        Returns:
+            Whether all numbers of the result are finite.
+        """
+        finite = True
+        for begin in range(0, len(result), _BLOCK):
+            block = slice(begin, begin + _BLOCK)
+            target = result[block]
+            self._add([vector[block] for vector in vectors], target)
+            if divisor != 1.0:
+                target.div_(divisor)
+            finite = is_finite(target) and finite
+        return finite
+
+    def _add(self, vectors: Sequence[torch.Tensor], target: torch.Tensor) -> None:
+        stack: list[torch.Tensor] = []
+        for vector, count in zip(vectors, self._merges, strict=True):
+            stack.append(vector)
+            for _ in range(count):
+                right, left = stack.pop(), stack.pop()
+                place = target if not stack else self._scratch[len(stack) - 1, : len(target)]
+                stack.append(torch.add(left, right, out=place))
+        if stack[0] is not target:
+            target.copy_(stack[0])
