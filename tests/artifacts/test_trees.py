@@ -56,6 +56,33 @@ def test_tree_lists_files_and_references_each_blob_once(store, tree):
     assert len(store.references(tree.digest)) == 3
 
 
+def test_a_tree_of_what_is_there_is_the_tree_of_the_folder(store, tree, tmp_path):
+    other = FolderStore(tmp_path / "other")
+    blobs = {path: other.put_parts((data[:1], memoryview(data)[1:]), "dataset") for path, data in CONTENT.items()}
+    before = len(list(other.digests()))
+    assert other.put_listing(dict(reversed(blobs.items())), "dataset") == tree
+    assert len(list(other.digests())) == before + 1  # the list; nothing was copied
+    assert {path: other.read(blob) for path, blob in other.tree(tree).items()} == CONTENT
+
+
+def test_a_tree_of_what_is_not_there_or_cannot_be_laid_out_is_refused(store, tmp_path):
+    blob = store.put_bytes(b"1", "dataset")
+    for path in ("../up", "/absolute", "a//b", ""):
+        with pytest.raises(UserError, match="refused"):
+            store.put_listing({path: blob}, "dataset")
+    store.delete(blob)
+    with pytest.raises(NotFoundError):
+        store.put_listing({"a": blob}, "dataset")
+    assert list(store.digests()) == []
+
+
+def test_listing_a_blob_protects_it_from_being_collected(store):
+    blob = store.put_bytes(b"1", "dataset")
+    os.utime(store.path(blob), (0, 0))
+    store.put_listing({"a": blob}, "dataset")
+    assert not store.delete(blob, unless_put_since=1.0)
+
+
 def test_digest_depends_on_paths_and_contents_alone(store, tree, tmp_path):
     other = lay_out(tmp_path / "elsewhere", dict(reversed(CONTENT.items())))
     (other / "empty").mkdir()

@@ -13,15 +13,18 @@ from hypothesis import strategies as st
 from ganglion.artifacts.store import FolderStore
 from ganglion.core.errors import DataError
 from ganglion.data import ArraySource, Loader, Split, open_loader, prepare
+from ganglion.data.ahead import THREADS
 from ganglion.data.prepared import PreparedDataset
 
 
 @pytest.fixture(scope="module")
 def datasets(tmp_path_factory) -> dict[int, PreparedDataset]:
-    """Datasets of some sizes, in three shards, whose `id` is the record's number."""
+    """Datasets of some sizes, the larger ones in several segments, whose `id` is the record's number."""
     store = FolderStore(tmp_path_factory.mktemp("datasets"))
     return {
-        count: prepare(ArraySource({"id": np.arange(count), "x": np.arange(count, dtype=np.float32)}), store, shards=3)
+        count: prepare(
+            ArraySource({"id": np.arange(count), "x": np.arange(count, dtype=np.float32)}), store, segment_bytes=240
+        )
         for count in (1, 2, 17, 64, 100, 501)
     }
 
@@ -30,8 +33,8 @@ def ids(batches) -> list[list[int]]:
     return [batch["id"].tolist() for batch in batches]
 
 
-def prefetch_threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("prefetch")]
+def loader_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith(THREADS)]
 
 
 @given(data=st.data())
@@ -45,7 +48,8 @@ def test_whatever_processes_own_which_workers_the_global_batches_are_the_same(da
         seed=data.draw(st.integers(0, 2**64 - 1)),
         shuffle=data.draw(st.booleans()),
         drop_last=False,
-        prefetch=data.draw(st.integers(0, 2)),
+        parallel=data.draw(st.sampled_from([None, 0, 1, 2])),
+        memory=data.draw(st.sampled_from([2**16, 2**20])),
     )
     epoch = data.draw(st.integers(0, 2**40))
     expected = ids(loader.batches(epoch, first=0, last=1, of=1))
@@ -127,17 +131,18 @@ def test_batches_larger_than_a_window_and_windows_larger_than_a_batch_agree(tmp_
 
 
 def test_closing_the_iterator_ends_its_thread(datasets) -> None:
-    batches = Loader(datasets[501], global_batch=1, prefetch=3).batches(0, first=0, last=1, of=1)
-    assert prefetch_threads() == []
+    batches = Loader(datasets[501], global_batch=1, parallel=1).batches(0, first=0, last=1, of=1)
     next(batches)
-    assert len(prefetch_threads()) == 1
+    assert loader_threads() == [], "the first batch is made without one"
+    next(batches)
+    assert len(loader_threads()) == 1
     batches.close()
-    assert prefetch_threads() == []
+    assert loader_threads() == []
 
 
 def test_the_end_of_an_epoch_ends_its_thread(datasets) -> None:
     assert len(ids(Loader(datasets[501], global_batch=100).batches(0, first=0, last=1, of=1))) == 6
-    assert prefetch_threads() == []
+    assert loader_threads() == []
 
 
 def test_iterations_do_not_disturb_each_other(datasets) -> None:
@@ -172,7 +177,7 @@ def test_a_part_without_a_split_and_wrong_plain_data_are_refused(tmp_path: Path)
     ("options", "problem"),
     [
         ({"global_batch": 0}, "global_batch=0"),
-        ({"global_batch": 4, "prefetch": -1}, "prefetch=-1"),
+        ({"global_batch": 4, "parallel": -1}, "parallel=-1"),
         ({"global_batch": 18, "drop_last": True}, "17 records, less than one global batch of 18"),
         ({"global_batch": 4, "seed": -1}, "seed is -1"),
         ({"global_batch": 4, "part": Split({"a": 0.5, "b": 0.5}).part("a", 18)}, "18 records; the dataset has 17"),

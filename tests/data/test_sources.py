@@ -47,7 +47,7 @@ def test_a_limited_source_is_its_first_records() -> None:
     source = limit(ArraySource({"x": X, "y": Y}), 2)
     assert source.count == 2
     assert source.read(0, 2)["y"].tolist() == [3, 1]
-    assert source.fingerprint() == ArraySource({"x": X[:2], "y": Y[:2]}).fingerprint()
+    assert source.fingerprint() != limit(ArraySource({"x": X, "y": Y}), 3).fingerprint()
     with pytest.raises(DataError, match="there are 2"):
         source.read(0, 3)
 
@@ -55,7 +55,7 @@ def test_a_limited_source_is_its_first_records() -> None:
 def test_a_limit_beyond_the_end_or_none_keeps_everything() -> None:
     source = ArraySource({"y": Y})
     assert limit(source, 100).count == 4
-    assert limit(source, 100).fingerprint() == source.fingerprint()
+    assert limit(source, 100).read(0, 4)["y"].tolist() == Y
     assert limit(source, None) is source
     with pytest.raises(DataError, match="limited to 0"):
         limit(source, 0)
@@ -77,7 +77,7 @@ def test_sources_survive_as_plain_data(write_idx) -> None:
         ({}, "no columns"),
         ({"x": X, "y": [1]}, "'x' has 4, 'y' has 1"),
         ({"x": 3}, "'x' is int64 of shape \\(\\)"),
-        ({"x": ["a", "b"]}, "'x' is <U1"),
+        ({"x": np.array([["a", "b"]])}, "'x' is <U1 of shape"),
         ({"x": np.array([None])}, "'x' is object"),
     ],
 )
@@ -91,8 +91,8 @@ def test_what_are_no_columns_of_numbers_is_refused(columns, problem: str) -> Non
     [
         ({}, "given: nothing"),
         ({"type": "ganglion.data.split:Split"}, "not a source"),
-        ({"type": "ganglion.data.idx:IdxSource", "images": "a"}, "IdxSource.*labels"),
-        ({"type": "ganglion.data.idx:IdxSource", "images": "a", "labels": "b", "folder": "c"}, "folder"),
+        ({"type": "ganglion.data.sources.idx:IdxSource", "images": "a"}, "IdxSource.*labels"),
+        ({"type": "ganglion.data.sources.idx:IdxSource", "images": "a", "labels": "b", "folder": "c"}, "folder"),
         ({"type": "ganglion.data.limited:LimitedSource", "source": {"type": "ganglion.data:Part"}, "most": 1}, "Part"),
     ],
 )
@@ -105,6 +105,6 @@ def test_the_plain_data_of_files_is_what_a_person_would_write() -> None:
     source = LimitedSource(IdxSource(images="a", labels="b"), 5)
     assert source_data(source) == {
         "type": "ganglion.data.limited:LimitedSource",
-        "source": {"type": "ganglion.data.idx:IdxSource", "images": "a", "labels": "b"},
+        "source": {"type": "ganglion.data.sources.idx:IdxSource", "images": "a", "labels": "b"},
         "most": 5,
     }

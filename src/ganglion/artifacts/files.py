@@ -24,7 +24,7 @@ def chunks(stream: BinaryIO) -> Iterator[bytes]:
         yield chunk
 
 
-def digest_of(parts: Iterable[bytes]) -> tuple[str, int]:
+def digest_of(parts: Iterable[bytes | memoryview]) -> tuple[str, int]:
     """Digest and size in bytes of `parts`, one after the other."""
     state = hashlib.sha256()
     size = 0
@@ -40,7 +40,7 @@ def digest_file(path: Path) -> tuple[str, int]:
         return digest_of(chunks(stream))
 
 
-def write_durably(path: Path, parts: Iterable[bytes], *, mode: int = 0o644) -> tuple[str, int]:
+def write_durably(path: Path, parts: Iterable[bytes | memoryview], *, mode: int = 0o644) -> tuple[str, int]:
     """Create `path` with `parts` and wait until the bytes are on the disk.
 
     Its name is durable only after `sync_folder` of its folder.
@@ -55,7 +55,7 @@ def write_durably(path: Path, parts: Iterable[bytes], *, mode: int = 0o644) -> t
     """
     with path.open("xb") as stream:
 
-        def written() -> Iterator[bytes]:
+        def written() -> Iterator[bytes | memoryview]:
             for part in parts:
                 stream.write(part)
                 yield part

@@ -18,7 +18,7 @@ import fcntl
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -78,7 +78,11 @@ class FolderStore:
 
     def put_bytes(self, data: bytes, kind: str) -> Artifact:
         """Keep `data`; putting the same bytes again changes nothing."""
-        digest, size = self._put(lambda temporary: files.write_durably(temporary, (data,), mode=0o444))
+        return self.put_parts((data,), kind)
+
+    def put_parts(self, parts: Iterable[bytes | memoryview], kind: str) -> Artifact:
+        """Keep what `parts` are one after the other; they are consumed once and need never be in memory together."""
+        digest, size = self._put(lambda temporary: files.write_durably(temporary, parts, mode=0o444))
         return Artifact(digest=digest, kind=kind, size=size)
 
     def put_file(self, path: Path, kind: str) -> Artifact:
@@ -101,11 +105,29 @@ class FolderStore:
             DataError: `folder` is not a folder, or holds something else than folders and regular files (a symbolic
                 link, a socket) or a name that is not Unicode; nothing was stored.
         """
-        listed = files_below(folder)
-        stored = ((path, self.put_file(folder / path, kind)) for path in listed)
-        entries = tuple(TreeFile(path=path, digest=blob.digest, size=blob.size) for path, blob in stored)
-        manifest = self.put_bytes(encode_tree(Tree(files=entries)), kind)
-        return Artifact(digest=manifest.digest, kind=kind, size=sum(entry.size for entry in entries))
+        return self.put_listing({path: self.put_file(folder / path, kind) for path in files_below(folder)}, kind)
+
+    def put_listing(self, listed: Mapping[str, Artifact], kind: str) -> Artifact:
+        """Keep a tree of blobs that are here already; nothing is copied.
+
+        Args:
+            listed: blobs by relative path, parts joined by `/`.
+            kind: of the tree.
+
+        Raises:
+            NotFoundError: one of the blobs is not here.
+            UserError: the paths cannot be laid out in a folder.
+        """
+        for blob in listed.values():
+            self._renew(blob)
+        entries = tuple(
+            TreeFile(path=path, digest=listed[path].digest, size=listed[path].size) for path in sorted(listed)
+        )
+        encoded = encode_tree(Tree(files=entries))
+        decode_tree(encoded)
+        return Artifact(
+            digest=self.put_bytes(encoded, kind).digest, kind=kind, size=sum(entry.size for entry in entries)
+        )
 
     def path(self, artifact: Artifact | str) -> Path:
         """The local, immutable file that holds a blob; may be memory-mapped. Its content is not verified.
@@ -263,6 +285,15 @@ class FolderStore:
             raise
         files.sync_folder(place.parent)
         return digest, size
+
+    def _renew(self, artifact: Artifact) -> None:
+        """Protect a blob from being collected before a tree that is about to be put refers to it."""
+        path = self.path(artifact)
+        with self._lock(fcntl.LOCK_SH):
+            try:
+                os.utime(path)
+            except FileNotFoundError as error:
+                raise NotFoundError(f"There is no artifact {artifact.digest} in {self.root}.") from error
 
     def _place(self, digest: str) -> Path:
         hexadecimal = digest.removeprefix("sha256:")

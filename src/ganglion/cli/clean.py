@@ -122,11 +122,17 @@ def find_unused(platform: Platform, *, now: float) -> Unused:
         IntegrityError: an artifact that is referred to is damaged, so that what it refers to is not known.
     """
     from ganglion.artifacts.garbage import GRACE, find_garbage
+    from ganglion.data.preparation.staging import kept
 
     history = History(platform)
     runs = history.runs()
     grace = max([GRACE, *(now - run.start for run in runs if run.state == "running")])
-    referenced = {*history.artifacts(), *_remembered(platform.folder / "memo"), *_published(platform)}
+    referenced = {
+        *history.artifacts(),
+        *_remembered(platform.folder / "memo"),
+        *_published(platform),
+        *kept(platform.store),
+    }
     prefixes = tuple(f"{run.id}-" for run in runs)
     jobs = (path for path in _children(platform.folder / "jobs") if not path.name.startswith(prefixes))
     temporary = (path for pattern in TEMPORARY for path in platform.folder.glob(pattern))

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from ganglion import __version__
-from ganglion.cli import export, models, runs
+from ganglion.cli import data, export, models, runs
 from ganglion.cli.clean import clean
 from ganglion.cli.delete import delete
 from ganglion.cli.doctor import doctor
@@ -37,6 +37,7 @@ app.command("run")(run_verb)
 app.command("run-script")(run_script)
 app.add_typer(runs.app, name="runs")
 app.add_typer(models.app, name="models")
+app.add_typer(data.app, name="data")
 app.add_typer(export.app, name="export")
 for verb in (stop, delete, clean, serve, predict, doctor):
     app.command(verb.__name__)(verb)

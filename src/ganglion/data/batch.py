@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -43,6 +43,12 @@ class Batch:
     def part(self, start: int, stop: int) -> Self:
         """Views of the records `start` to `stop` (exclusive)."""
         return replace(self, columns=columnwise.part(self.columns, start, stop), ids=self.ids[start:stop])
+
+    def pieces(self, size: int) -> Iterator[Self]:
+        """Views of the records in order, each of about `size` bytes and of one record at least."""
+        records = max(1, size * len(self) // max(1, self.nbytes))
+        for start in range(0, len(self), records):
+            yield self.part(start, min(start + records, len(self)))
 
     def having(self, columns: Columns) -> Self:
         """The same records with other columns."""

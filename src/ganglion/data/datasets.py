@@ -8,7 +8,7 @@ from pathlib import Path
 from ganglion.core.errors import DataError, suggest
 from ganglion.core.project import find_folder
 from ganglion.data.download import download_gzip
-from ganglion.data.idx import IdxSource
+from ganglion.data.sources.idx import IdxSource
 
 CLASSES = (
     "T-shirt/top",

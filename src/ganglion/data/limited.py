@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from typing import Any, Self
 
 import msgspec
 
 from ganglion.core.errors import DataError
-from ganglion.data.columns import Columns
+from ganglion.data.bad_record import BadRecord, SetAside
+from ganglion.data.batch import Batch
+from ganglion.data.fingerprint import digest_of
 from ganglion.data.schema import Schema
-from ganglion.data.source import PlainSource, check_range, source_from
+from ganglion.data.source import PlainSource, source_from
+from ganglion.data.unit import Unit, inner_unit
+
+_COUNTING = 2**20
 
 
 class LimitedSource(PlainSource, frozen=True, tag="ganglion.data.limited:LimitedSource"):
-    """The first records of another source.
+    """The first records of another source; they keep their ids.
+
+    Where the units of the other source do not say how many records they have, the first are read to count them.
 
     Attributes:
         source: the other source, or its plain data.
@@ -37,15 +45,59 @@ class LimitedSource(PlainSource, frozen=True, tag="ganglion.data.limited:Limited
         """The fields of the other source."""
         return self._inner.schema
 
-    @property
-    def count(self) -> int:
-        """Number of records."""
-        return min(self.most, self._inner.count)
+    @contextmanager
+    def snapshot(self) -> Iterator[Self]:
+        """The first records of a snapshot of the other source."""
+        with self._inner.snapshot() as source:
+            yield msgspec.structs.replace(self, source=source)
 
-    def scan(self, size: int, start: int = 0, stop: int | None = None) -> Iterator[Columns]:
-        """The records from `start` to `stop` in one pass, at most `size` at a time."""
-        start, stop = check_range(start, stop, self.count)
-        return self._inner.scan(size, start, stop)
+    def units(self) -> Sequence[Unit]:
+        """The first units of the other source; of the last, maybe, only the first records."""
+        found: list[Unit] = []
+        left = self.most
+        for unit in self._inner.units():
+            if not left:
+                break
+            records = min(left, self._count(unit, left) if unit.records is None else unit.records)
+            found.append(msgspec.structs.replace(unit, records=records, inner=unit))
+            left -= records
+        return tuple(found)
+
+    def read_unit(self, unit: Unit, size: int, set_aside: SetAside) -> Iterator[Batch]:
+        """The records of one unit, up to as many as are wanted of it."""
+        left = unit.records or 0
+        if not left:
+            return
+        waiting: list[BadRecord] = []  # those behind the last record that is wanted are nobody's concern
+        last = -1
+        with closing(_generator(self._inner.read_unit(inner_unit(unit), size, waiting.append))) as batches:
+            for batch in batches:
+                wanted = batch.part(0, min(left, len(batch)))
+                last = max(last, int(wanted.ids.max()))
+                for record in waiting:
+                    if record.id < last:
+                        set_aside(record)
+                waiting[:] = [record for record in waiting if record.id >= last]
+                yield wanted
+                left -= len(wanted)
+                if not left:
+                    return
+        for record in waiting:
+            set_aside(record)
+
+    def fingerprint(self) -> str:
+        """Digest of the other source and the limit."""
+        return digest_of(f"first {self.most} of {self._inner.fingerprint()}".encode())
+
+    def _count(self, unit: Unit, most: int) -> int:
+        """How many records a unit has, counted up to `most`."""
+        count = 0
+        with closing(_generator(self._inner.read_unit(unit, _COUNTING, _pass_over))) as batches:
+            for batch in batches:
+                count += len(batch)
+                if count >= most:
+                    break
+        return count
 
     @property
     def _inner(self) -> PlainSource:
@@ -56,3 +108,12 @@ class LimitedSource(PlainSource, frozen=True, tag="ganglion.data.limited:Limited
 def limit(source: PlainSource, most: int | None) -> PlainSource:
     """`source`, cut to its first `most` records; `None` keeps it as it is."""
     return source if most is None else LimitedSource(source=source, most=most)
+
+
+def _pass_over(record: BadRecord) -> None:
+    """Bad records are told when the unit is read."""
+
+
+def _generator(batches: Iterator[Batch]) -> Any:
+    """Batches that can be closed, with all that reading them holds open."""
+    return (batch for batch in batches)

@@ -16,7 +16,8 @@ import hashlib
 import math
 import struct
 from collections.abc import Callable
-from typing import Any
+from functools import lru_cache
+from typing import Any, TypeAlias
 
 import msgspec
 import numpy as np
@@ -37,6 +38,9 @@ _SIDES_TRIED = 64
 _SMALL, _FEW_ROUNDS, _MANY_ROUNDS = 1024, 4, 8  # a function of a handful of values mixes little in one round
 _MULTIPLIERS = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD1B54A32D192ED03)
 _HALF = np.uint64(32)
+_Key: TypeAlias = "np.uint64 | _Cells"
+_Step: TypeAlias = "Callable[[_Permutation, _Cells, _Key], _Cells]"
+_NONE = np.uint64(0)
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -79,9 +83,7 @@ class Order(msgspec.Struct, frozen=True):
         """The positions of `records` in `epoch`: what `at` undoes. Arguments and errors as for `at`."""
         return self._map(epoch, records, "record", _Permutation.backward)
 
-    def _map(
-        self, epoch: int, values: npt.NDArray[Any], what: str, step: Callable[[_Permutation, _Cells], _Cells]
-    ) -> Positions:
+    def _map(self, epoch: int, values: npt.NDArray[Any], what: str, step: _Step) -> Positions:
         _check_word("epoch", epoch)
         given = np.asarray(values)
         if given.size and not 0 <= int(given.min()) <= int(given.max()) < self.count:
@@ -90,12 +92,39 @@ class Order(msgspec.Struct, frozen=True):
             )
         if not self.shuffle:
             return given.astype(np.int64)
-        permutation = _Permutation(self.count, self.seed, epoch)
+        permutation = _permutation(self.count, self.seed, epoch)
         flat = given.reshape(-1).astype(np.uint64)
         for first in range(0, flat.size, WINDOW):
             window = flat[first : first + WINDOW]
             window[:] = _walk(permutation, step, window)
         return flat.astype(np.int64).reshape(given.shape)
+
+
+def permute(
+    count: int, seed: int, epoch: int, positions: Positions, tweaks: npt.NDArray[np.uint64], *, back: bool = False
+) -> Positions:
+    """Many orders of the same length at once: each position is mapped in the order that its tweak stands for.
+
+    Args:
+        count: length of the orders.
+        seed: as for `Order`.
+        epoch: as for `Order.at`.
+        positions: from 0 to `count` - 1, of shape `(n,)`.
+        tweaks: for each position any number; equal ones stand for the same order.
+        back: whether to find the positions of records instead.
+
+    Returns:
+        Records, or positions, from 0 to `count` - 1, of shape `(n,)`.
+    """
+    permutation = _permutation(count, seed, epoch)
+    step = _Permutation.backward if back else _Permutation.forward
+    keys = (tweaks + np.uint64(1)) * _MULTIPLIERS[0]
+    keys = (keys ^ (keys >> _HALF)) * _MULTIPLIERS[1]
+    mapped = positions.astype(np.uint64)
+    for first in range(0, mapped.size, WINDOW):
+        window = slice(first, first + WINDOW)
+        mapped[window] = _walk(permutation, step, mapped[window], keys[window])
+    return mapped.astype(np.int64)
 
 
 def derive_seed(seed: int, purpose: str) -> int:
@@ -117,18 +146,18 @@ class _Permutation:
         stream = hashlib.shake_128(struct.pack("<QQQ", count, seed, epoch)).digest(16 * rounds)
         self._rounds = tuple(np.frombuffer(stream, "<u8").reshape(rounds, 2))
 
-    def forward(self, cells: _Cells) -> _Cells:
+    def forward(self, cells: _Cells, tweak: _Key = _NONE) -> _Cells:
         row, column = self._split(cells)
         for row_key, column_key in self._rounds:
-            row = _add(row, _draw(column, row_key, self._rows), self._rows)
-            column = _add(column, _draw(row, column_key, self._columns), self._columns)
+            row = _add(row, _draw(column, row_key ^ tweak, self._rows), self._rows)
+            column = _add(column, _draw(row, column_key ^ tweak, self._columns), self._columns)
         return row * self._columns + column
 
-    def backward(self, cells: _Cells) -> _Cells:
+    def backward(self, cells: _Cells, tweak: _Key = _NONE) -> _Cells:
         row, column = self._split(cells)
         for row_key, column_key in reversed(self._rounds):
-            column = _subtract(column, _draw(row, column_key, self._columns), self._columns)
-            row = _subtract(row, _draw(column, row_key, self._rows), self._rows)
+            column = _subtract(column, _draw(row, column_key ^ tweak, self._columns), self._columns)
+            row = _subtract(row, _draw(column, row_key ^ tweak, self._rows), self._rows)
         return row * self._columns + column
 
     def _split(self, cells: _Cells) -> tuple[_Cells, _Cells]:
@@ -136,14 +165,19 @@ class _Permutation:
         return row, cells - row * self._columns
 
 
-def _walk(permutation: _Permutation, step: Callable[[_Permutation, _Cells], _Cells], cells: _Cells) -> _Cells:
+@lru_cache(maxsize=64)
+def _permutation(count: int, seed: int, epoch: int) -> _Permutation:
+    return _Permutation(count, seed, epoch)
+
+
+def _walk(permutation: _Permutation, step: _Step, cells: _Cells, tweak: _Key = _NONE) -> _Cells:
     """Apply `step`, again and again to what is outside of the records; the cycle that it came from leads back."""
-    mapped = step(permutation, cells)
+    mapped = step(permutation, cells, tweak)
     if permutation.full:
         return mapped
     outside = np.flatnonzero(mapped >= permutation.count)
     while outside.size:
-        again = step(permutation, mapped[outside])
+        again = step(permutation, mapped[outside], tweak[outside] if isinstance(tweak, np.ndarray) else tweak)
         mapped[outside] = again
         outside = outside[again >= permutation.count]
     return mapped
@@ -163,7 +197,7 @@ def _grid(count: int) -> tuple[int, int]:
     )
 
 
-def _draw(values: _Cells, key: np.uint64, side: np.uint64) -> _Cells:
+def _draw(values: _Cells, key: _Key, side: np.uint64) -> _Cells:
     """A pseudo-random number below `side` for each value and key; by multiplication, since division is slow."""
     mixed = (values ^ key) * _MULTIPLIERS[0]
     mixed ^= mixed >> _HALF

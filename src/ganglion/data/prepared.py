@@ -1,60 +1,54 @@
 """Prepared datasets: the records of a source as memory-mapped columns, ready to be gathered in any order.
 
-A prepared dataset is a tree in the artifact store: the manifest, and for each shard one NPY file per column.
-
-```
-manifest.json      schema, number of records of each shard, fingerprint of the source
-00000/image.npy    records 0 to n of the column `image`
-00000/label.npy
-00001/...
-```
-
-The digest of the tree is the identity of the dataset: the same records, cut into the same shards, have the same.
+What one consists of is said in `manifest`, how its files are laid out in `arrow_layout`; `prepare` makes it. A dataset
+of records of fixed length is opened without Arrow, whose import takes longer than everything else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from ganglion.artifacts.store import Artifact, FolderStore
-from ganglion.core.errors import DataError
-from ganglion.data.columns import Array, Columns
-from ganglion.data.schema import Field, Schema
+from ganglion.core.errors import DataError, IntegrityError, suggest
+from ganglion.data import columns as columnwise
+from ganglion.data.arrow_layout import IDS
+from ganglion.data.balance import Shards, divide
+from ganglion.data.batch import Ids
+from ganglion.data.checksum import BLOCK, count_blocks, damaged_blocks
+from ganglion.data.columns import Columns
+from ganglion.data.gather import Gather
+from ganglion.data.hashing import hash_values, owners
+from ganglion.data.manifest import MANIFEST, Manifest, checksums_path, decode_manifest
+from ganglion.data.schema import Schema
+from ganglion.data.segment import MappedSegment
 from ganglion.data.source import check_range
 
-KIND = "dataset"
-"""Kind of the artifact of a prepared dataset."""
+if TYPE_CHECKING:
+    from ganglion.data.bad_record import BadRecord
 
-MANIFEST = "manifest.json"
-"""Path of the manifest in the tree."""
-
-FORMAT = 1
-"""Version of the layout that is written and read."""
+_AT_ONCE = 2**16  # records whose keys are hashed at a time
 
 
-def column_path(shard: int, field: Field) -> str:
-    """Path in the tree of one shard's part of a column."""
-    return f"{shard:05d}/{field.name}.npy"
-
-
-class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a prepared dataset consists of.
+class Damage(msgspec.Struct, frozen=True, kw_only=True):
+    """Bytes of a segment that are not what was written.
 
     Attributes:
-        format: version of this layout.
-        schema: the columns.
-        shards: number of records of each shard, in the order of the records.
-        source: fingerprint of the source.
+        path: of the segment in the dataset.
+        start: first byte of the block.
+        stop: end of the block, exclusive.
+        columns: that have bytes in it; none where only metadata is hit.
     """
 
-    format: int
-    schema: Schema
-    shards: tuple[int, ...]
-    source: str
+    path: str
+    start: int
+    stop: int
+    columns: tuple[str, ...]
 
 
 class PreparedDataset:
@@ -62,8 +56,13 @@ class PreparedDataset:
 
     Attributes:
         artifact: the dataset's identity.
+        store: where it is kept.
         manifest: what it consists of.
         count: number of records.
+        generations: number of records up to the end of each generation, such as `(60000, 66000)`.
+        files: blobs by path in the tree.
+        segments: the mapped files, in the order of the records.
+        starts: number of the first record of each segment, and `count`.
 
     Args:
         artifact: the dataset.
@@ -72,20 +71,24 @@ class PreparedDataset:
     Raises:
         NotFoundError: the store does not have it.
         IntegrityError: its list of files or its manifest is damaged.
-        DataError: the artifact is not a prepared dataset, or a shard is not of the size or schema that it should have.
+        DataError: the artifact is not a prepared dataset or one of another format, or a segment is not of the size
+            that it should have.
     """
 
     def __init__(self, artifact: Artifact, store: FolderStore) -> None:
         self.artifact = artifact
-        self._store = store
-        self._files = store.tree(artifact)
-        self.manifest = _read_manifest(artifact, store, self._files)
-        self.count = sum(self.manifest.shards)
-        self._starts = np.cumsum((0, *self.manifest.shards))
-        self._shards = [
-            {field.name: self._open(number, records, field) for field in self.manifest.schema}
-            for number, records in enumerate(self.manifest.shards)
-        ]
+        self.store = store
+        self.files = store.tree(artifact)
+        if MANIFEST not in self.files:
+            raise DataError(f"Artifact {artifact.digest} is not a prepared dataset: it has no {MANIFEST}.")
+        self.manifest: Manifest = decode_manifest(store.read(self.files[MANIFEST]), artifact.digest)
+        self.count = self.manifest.count
+        self.generations = self.manifest.generations
+        self.segments = tuple(
+            MappedSegment(store.path(segment.digest), segment, self.schema, artifact.digest)
+            for segment in self.manifest.segments
+        )
+        self.starts: npt.NDArray[np.int64] = np.cumsum([0, *(segment.records for segment in self.manifest.segments)])
 
     @property
     def schema(self) -> Schema:
@@ -99,81 +102,140 @@ class PreparedDataset:
             records: integers from 0 to `count` - 1, of shape `(n,)`.
 
         Returns:
-            New arrays of shape `(n, *field.shape)` by column.
+            New arrays of shape `(n, *field.shape)` by column; Arrow arrays of columns without fixed length.
 
         Raises:
             DataError: a record is out of range.
         """
-        if records.size and not 0 <= int(records.min()) <= int(records.max()) < self.count:
-            raise DataError(
-                f"Records {records.min()} to {records.max()} were asked for; the dataset has 0 to {self.count - 1}."
-            )
-        if len(self._shards) == 1:
-            return {name: column.take(records, axis=0) for name, column in self._shards[0].items()}
-        gathered = {f.name: np.empty((records.size, *f.shape), f.dtype) for f in self.schema}
-        owners = np.searchsorted(self._starts, records, side="right") - 1
-        for owner in np.unique(owners):
-            places = np.flatnonzero(owners == owner)
-            within = records[places] - self._starts[owner]
-            for name, column in self._shards[owner].items():
-                gathered[name][places] = column.take(within, axis=0)
-        return gathered
+        return self.gather.take(records)
+
+    def ids(self, records: npt.NDArray[np.integer]) -> Ids:
+        """Ids of records.
+
+        Args:
+            records: as for `take`.
+
+        Raises:
+            DataError: a record is out of range.
+        """
+        found = self._ids.take(records)[IDS]
+        assert isinstance(found, np.ndarray), "ids are numbers"
+        return found
+
+    @cached_property
+    def gather(self) -> Gather:
+        """What takes records out of all segments."""
+        return Gather([segment.columns for segment in self.segments])
+
+    @cached_property
+    def _ids(self) -> Gather:
+        return Gather([{IDS: segment.ids} for segment in self.segments])
 
     def slice(self, start: int, stop: int) -> Columns:
-        """Records `start` to `stop` (exclusive) by column; read-only views where they lie in one shard.
+        """Records `start` to `stop` (exclusive) by column; read-only views where they lie in one segment.
 
         Raises:
             DataError: the range is not within the dataset.
         """
         check_range(start, stop, self.count)
-        first = int(np.searchsorted(self._starts[1:-1], start, side="right"))
-        offset = int(self._starts[first])
-        if stop <= self._starts[first + 1]:
-            return {name: column[start - offset : stop - offset] for name, column in self._shards[first].items()}
-        return self.take(np.arange(start, stop))
+        pieces: list[Columns] = []
+        for number in range(self._segment(start), len(self.segments)):
+            begin = int(self.starts[number])
+            if begin >= stop and pieces:
+                break
+            first, last = max(0, start - begin), min(self.segments[number].segment.records, stop - begin)
+            pieces.append(columnwise.part(self.segments[number].columns, first, last))
+        return columnwise.join(pieces)
 
-    def verify(self) -> None:
-        """Read every byte and compare it with its digest.
+    def shards(self, weights: Sequence[float]) -> Shards:
+        """Divide the records among workers, neighbours together; see `balance.divide` and `balance.rebalance`."""
+        return divide(self.count, weights)
+
+    def shards_by_key(self, column: str, weights: Sequence[float]) -> tuple[npt.NDArray[np.int64], ...]:
+        """Divide the records among workers so that equal keys go to the same one, also when the dataset grows.
+
+        With another worker, only what it gets moves; see `hashing`.
+
+        Args:
+            column: the key: single numbers, text or bytes.
+            weights: one positive number for each worker, its share of the keys.
+
+        Returns:
+            For each worker the numbers of its records, ascending.
 
         Raises:
-            IntegrityError: a file is damaged; the message names it.
+            DataError: there is no such column, or it has several values to a record.
         """
-        for blob in self._files.values():
-            self._store.verify(blob)
+        names = [field.name for field in self.schema]
+        if column not in names:
+            raise DataError(f"The dataset has no column {column!r}. {suggest(column, names)}")
+        owner = np.empty(self.count, np.int64)
+        for segment, begin in zip(self.segments, self.starts.tolist(), strict=False):
+            for first in range(0, segment.segment.records, _AT_ONCE):
+                keys = segment.columns[column][first : first + _AT_ONCE]
+                owner[begin + first : begin + first + len(keys)] = owners(hash_values(keys), weights)
+        return tuple(np.flatnonzero(owner == worker) for worker in range(len(weights)))
 
-    def _open(self, shard: int, records: int, field: Field) -> Array:
-        name = column_path(shard, field)
-        if name not in self._files:
-            raise DataError(f"Dataset {self.artifact.digest} lacks {name}, which its manifest needs; prepare it again.")
-        path = self._store.path(self._files[name])
-        expected = (records, *field.shape), np.dtype(field.dtype)
-        try:
-            column: Array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, EOFError) as error:
-            raise DataError(
-                f"{path} ({name} of dataset {self.artifact.digest}) is not a whole shard: {error}."
-            ) from error
-        if (column.shape, column.dtype) != expected or path.stat().st_size != self._files[name].size:
-            raise DataError(
-                f"{path} ({name} of dataset {self.artifact.digest}) holds {column.dtype} of shape {column.shape} in "
-                f"{path.stat().st_size} bytes; expected {expected[1]} of shape {expected[0]} in "
-                f"{self._files[name].size} bytes."
+    def quarantine(self) -> Iterator[BadRecord]:
+        """The bad records that were set aside, by generation and in the order in which they were found."""
+        from ganglion.data.quarantine import read_quarantine
+
+        for path, blob in self.files.items():
+            if "/quarantine-" in path:
+                yield from read_quarantine(self.store.path(blob))
+
+    def damage(self) -> Iterator[Damage]:
+        """Read every segment and compare it with its checksums.
+
+        Returns:
+            Blocks that are not what was written, in order; nothing of a sound dataset.
+
+        Raises:
+            IntegrityError: the list of checksums itself is damaged.
+        """
+        remaining: dict[int, bytes] = {}
+        for segment in self.segments:
+            generation, size = segment.segment.generation, 4 * count_blocks(segment.segment.size)
+            if generation not in remaining:
+                remaining[generation] = self.store.read(self.files[checksums_path(generation)])
+            checksums, remaining[generation] = remaining[generation][:size], remaining[generation][size:]
+            for block in damaged_blocks(segment.path, segment.segment.size, checksums):
+                yield _damage(segment, block)
+
+    def verify(self) -> None:
+        """Read every byte and compare it with what was written.
+
+        Raises:
+            IntegrityError: bytes are damaged; the message says where.
+        """
+        for path, blob in self.files.items():
+            if not path.endswith(".arrow"):
+                self.store.verify(blob)
+        damage = list(self.damage())
+        if damage:
+            places = "; ".join(
+                f"{one.path} bytes {one.start} to {one.stop} ({', '.join(one.columns) or 'metadata'})"
+                for one in damage[:3]
             )
-        return column.view(np.ndarray)  # np.memmap makes every indexing slower, and is kept alive as the base
+            raise IntegrityError(
+                f"Dataset {self.artifact.digest} is damaged in {len(damage)} blocks: {places}"
+                f"{' and others' * (len(damage) > 3)}. Delete these files of {self.store.root} and prepare it again."
+            )
+
+    def _segment(self, record: int) -> int:
+        return int(np.searchsorted(self.starts[1:-1], record, side="right"))
+
+
+def _damage(segment: MappedSegment, block: int) -> Damage:
+    start, stop = block * BLOCK, min((block + 1) * BLOCK, segment.segment.size)
+    hit = [
+        name
+        for name, buffers in segment.segment.columns.items()
+        if any(buffer.offset < stop and buffer.offset + buffer.size > start for buffer in buffers)
+    ]
+    return Damage(path=segment.segment.path, start=start, stop=stop, columns=tuple(hit))
 
 
 def open_dataset(artifact: Artifact, store: FolderStore) -> PreparedDataset:
     """Open a prepared dataset; errors as for `PreparedDataset`."""
     return PreparedDataset(artifact, store)
-
-
-def _read_manifest(artifact: Artifact, store: FolderStore, files: Mapping[str, Artifact]) -> Manifest:
-    if MANIFEST not in files:
-        raise DataError(f"Artifact {artifact.digest} is not a prepared dataset: it has no {MANIFEST}.")
-    try:
-        manifest = msgspec.json.decode(store.read(files[MANIFEST]), type=Manifest)
-    except msgspec.DecodeError as error:
-        raise DataError(f"{MANIFEST} of dataset {artifact.digest} cannot be read: {error}.") from error
-    if manifest.format != FORMAT:
-        raise DataError(f"Dataset {artifact.digest} has format {manifest.format}; this version reads format {FORMAT}.")
-    return manifest

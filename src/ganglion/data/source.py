@@ -10,7 +10,8 @@ transforms, mixtures and limits of sources are sources themselves.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol, cast
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 
 import msgspec
 import numpy as np
@@ -19,10 +20,17 @@ from ganglion.core.errors import DataError
 from ganglion.core.registry import load_object
 from ganglion.data.bad_record import SetAside, refuse
 from ganglion.data.batch import Batch
-from ganglion.data.columns import Columns, join, part
+from ganglion.data.column_data import column_data
+from ganglion.data.columns import Columns, join, part, records_of
 from ganglion.data.fingerprint import fingerprint_columns
-from ganglion.data.schema import Schema, records_within
+from ganglion.data.schema import Field, Schema, records_within
 from ganglion.data.unit import Unit
+
+if TYPE_CHECKING:
+    from ganglion.data.transform import Transform
+    from ganglion.data.transformed import TransformedSource
+
+_READING = 2**23  # bytes that a convenience holds of a unit
 
 
 class Source(Protocol):
@@ -73,7 +81,7 @@ class Source(Protocol):
 
 
 class PlainSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type"):
-    """A source that is plain data; subclasses give `schema`, `units` and `read_unit`.
+    """A source that is plain data; subclasses give `schema`, `units` and `read_unit`, and mostly `fingerprint`.
 
     The tag of a subclass is its import path, `module:Class`, by which `source_from` finds it.
     """
@@ -83,27 +91,31 @@ class PlainSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_f
         """The fields of every record."""
         raise NotImplementedError
 
-    @property
-    def count(self) -> int:
-        """Number of records, counted by reading where it is not known otherwise; one that is bad is an error."""
-        units = self.units()
-        if all(unit.records is not None for unit in units):
-            return sum(unit.records or 0 for unit in units)
-        return sum(len(batch) for unit in units for batch in self.read_unit(unit, 2**23, refuse))
+    @contextmanager
+    def snapshot(self) -> Iterator[Self]:
+        """The source as it is now: what is read of it meanwhile, by any process, is of one state.
+
+        Sources that others write to while they are read have more to do here than others.
+        """
+        yield self
 
     def units(self) -> Sequence[Unit]:
-        """All records as one unit."""
-        count = self.count
-        size = sum(field.record_bytes for field in self.schema) * count
-        return (Unit(number=0, name=type(self).__name__, stop=count, size=size, records=count),)
+        """The pieces that are read independently of each other, in the order of the records."""
+        raise NotImplementedError
 
     def read_unit(self, unit: Unit, size: int, set_aside: SetAside) -> Iterator[Batch]:
         """The records of one unit, in order."""
-        first = unit.start
-        for columns in self.scan(records_within(self.schema, size), unit.start, unit.stop):
-            last = first + len(next(iter(columns.values())))
-            yield Batch(columns, unit.ids(first - unit.start, last - unit.start))
-            first = last
+        raise NotImplementedError
+
+    @property
+    def count(self) -> int:
+        """Number of records, counted by reading where it is not known otherwise; one that is bad is an error."""
+        return sum(
+            sum(len(batch) for batch in self.read_unit(unit, _READING, refuse))
+            if unit.records is None
+            else unit.records
+            for unit in self.units()
+        )
 
     def scan(self, size: int, start: int = 0, stop: int | None = None) -> Iterator[Columns]:
         """The records from `start` to `stop` in one pass, at most `size` at a time; one that is bad is an error."""
@@ -112,8 +124,9 @@ class PlainSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_f
             if unit.records is not None and position + unit.records <= start:
                 position += unit.records
                 continue
-            for batch in self.read_unit(unit, 2**23, refuse):
-                first, last = max(0, start - position), len(batch) if stop is None else min(len(batch), stop - position)
+            for batch in self.read_unit(unit, _READING, refuse):
+                first = max(0, start - position)
+                last = len(batch) if stop is None else min(len(batch), stop - position)
                 for begin in range(first, last, size):
                     yield part(batch.columns, begin, min(begin + size, last))
                 position += len(batch)
@@ -121,9 +134,88 @@ class PlainSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_f
                     return
 
     def read(self, start: int, stop: int) -> Columns:
-        """Records `start` to `stop` (exclusive)."""
+        """Records `start` to `stop` (exclusive).
+
+        Raises:
+            DataError: there are not so many, or one is bad.
+        """
         found = list(self.scan(max(1, stop - start), start, stop))
+        records = sum(map(records_of, found))
+        if not 0 <= start <= stop or records < stop - start:
+            raise DataError(f"Records {start} to {stop} were asked for; there are {self.count}.")
         return join(found) if found else {field.name: field.empty() for field in self.schema}
+
+    def transform(self, *transforms: Transform, seed: int = 0) -> TransformedSource:
+        """The records after transforms, as a source; see `ganglion.data.transforms`.
+
+        Args:
+            transforms: what is done, in order.
+            seed: of those that are random.
+        """
+        from ganglion.data.transformed import TransformedSource
+
+        return TransformedSource(source=self, transforms=transforms, seed=seed)
+
+    def map(
+        self,
+        function: Any,
+        *,
+        records: bool = False,
+        torch: bool = False,
+        random: bool = False,
+        fields: Sequence[Field] | None = None,
+        **arguments: Any,
+    ) -> TransformedSource:
+        """The records become what a function returns for a dictionary of columns; see `transforms.Map`.
+
+        Args:
+            function: a callable or its import path.
+            records: give it single records.
+            torch: give it tensors.
+            random: give it random numbers, too.
+            fields: of what it returns, if that cannot be found out.
+            arguments: given to it by name, beside the records; plain data, or `Statistics`.
+        """
+        from ganglion.data.function import function_of
+        from ganglion.data.transforms.map import Map
+
+        announced = None if fields is None else tuple(fields)
+        return self.transform(
+            Map(function_of(function, arguments), records=records, torch=torch, random=random, fields=announced)
+        )
+
+    def filter(
+        self, function: Any, *, records: bool = False, random: bool = False, **arguments: Any
+    ) -> TransformedSource:
+        """Only records for which a function returns true; arguments as for `map`; see `transforms.Filter`."""
+        from ganglion.data.function import function_of
+        from ganglion.data.transforms.filter import Filter
+
+        return self.transform(Filter(function_of(function, arguments), records=records, random=random))
+
+    def select(self, *columns: str) -> TransformedSource:
+        """Only these fields, in this order."""
+        from ganglion.data.transforms.fields import Select
+
+        return self.transform(Select(columns))
+
+    def drop(self, *columns: str) -> TransformedSource:
+        """All fields but these."""
+        from ganglion.data.transforms.fields import Drop
+
+        return self.transform(Drop(columns))
+
+    def rename(self, **names: str) -> TransformedSource:
+        """Some fields under other names: `rename(old="new")`."""
+        from ganglion.data.transforms.fields import Rename
+
+        return self.transform(Rename(names))
+
+    def cast(self, **dtypes: str) -> TransformedSource:
+        """Some fields with another dtype: `cast(label="int64")`; a value that it cannot hold makes its record bad."""
+        from ganglion.data.transforms.cast import Cast
+
+        return self.transform(Cast(dtypes))
 
     def fingerprint(self) -> str:
         """Digest of schema and records, read through once."""
@@ -177,6 +269,6 @@ def source_from(data: Source | dict[str, Any]) -> Source:
 
 
 def _describe(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        return {"dtype": value.dtype.name, "shape": value.shape, "data": value.tobytes()}
+    if isinstance(value, np.ndarray) or hasattr(value, "__arrow_c_array__"):
+        return column_data(value)
     raise NotImplementedError(f"{type(value).__name__} is not plain data")

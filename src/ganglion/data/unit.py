@@ -30,6 +30,7 @@ class Unit(msgspec.Struct, frozen=True, kw_only=True):
         size: bytes to be read, about, for balancing work; 0 where not known.
         records: how many there are, if that is known without reading.
         fingerprint: changes when the content changes.
+        inner: in a source that wraps another one, the unit of that one which it is made of.
     """
 
     number: int
@@ -40,6 +41,7 @@ class Unit(msgspec.Struct, frozen=True, kw_only=True):
     size: int = 0
     records: int | None = None
     fingerprint: str = ""
+    inner: Unit | None = None
 
     def ids(self, first: int, last: int) -> Ids:
         """Ids of the records `first` to `last` (exclusive) of this unit, counted from 0 with those set aside.
@@ -62,3 +64,14 @@ class Unit(msgspec.Struct, frozen=True, kw_only=True):
 def unit_of(record: int) -> tuple[int, int]:
     """The number of the unit that a record, given by its id, belongs to, and its number in there."""
     return divmod(record, RECORDS)
+
+
+def inner_unit(unit: Unit) -> Unit:
+    """The unit that one of a source that wraps another one is made of.
+
+    Raises:
+        DataError: the unit is not of such a source.
+    """
+    if unit.inner is None:
+        raise DataError(f"{unit.name} is not made of another unit; give one of `units()` of the source that is read.")
+    return unit.inner

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from ganglion.artifacts.store import Artifact
 from ganglion.core.resources import Resources
-from ganglion.data import PlainSource, Split, limit, prepare
-from ganglion.workflow import current_step, step
+from ganglion.data import PlainSource, Progress, Split, limit, open_dataset, prepare, prepare_elsewhere
+from ganglion.data.quarantine import MAX_BAD, MaxBad
+from ganglion.execution.entry import Entry
+from ganglion.execution.spec import Task
+from ganglion.workflow import Host, operation
 
 TRAIN, HELD_OUT = "train", "held_out"
 
@@ -28,19 +33,61 @@ class TrainingData(msgspec.Struct, frozen=True, kw_only=True):
     image: tuple[int, int] | None
 
 
-@step(resources=Resources(cpu=0.5), preload=("numpy",))
-def ingest(source: PlainSource, held_out: float = 0.1, split_seed: int = 0, shards: int | None = None) -> TrainingData:
+@operation(kind="ingestion", resources=Resources(cpu=0.5), preload=("numpy", "ganglion.data.preparation.driver"))
+def ingest(
+    host: Host,
+    /,
+    source: PlainSource,
+    held_out: float = 0.1,
+    split_seed: int = 0,
+    max_bad: MaxBad = MAX_BAD,
+    workers: int = 1,
+    memory: int = 512 * 2**20,
+) -> TrainingData:
     """Read `source` once and keep it prepared; run again, this is skipped while the source has not changed.
 
+    Killed on the way, it goes on where it was.
+
     Args:
+        host: given by the engine.
         source: where the records come from.
         held_out: fraction of the records that is never trained on.
         split_seed: which records these are.
-        shards: how many files each column is cut into; `None` for as few as are of a sensible size.
+        max_bad: bad records that are tolerated, as a count or, as a float, a share of all; they are set aside.
+        workers: processes that read parts of the source at the same time.
+        memory: bytes that they may take together for records.
     """
-    context = current_step()
-    prepared = prepare(limit(source, context.limit), context.store, shards=shards)
-    context.report({"records": prepared.count})
+    call = host.call
+
+    def run(entry: str, arguments: dict[str, Any]) -> Any:
+        spec = Task(
+            id=host.job_id(),
+            entry=Entry(path=entry),
+            arguments=arguments,
+            resources=call.options.resources,
+            environment=call.options.environment,
+            import_path=call.import_path,
+            preload=call.options.preload,
+            numerics=call.options.numerics,
+            timeout=call.options.timeout,
+            labels=call.labels,
+        )
+        outcome = host.run(spec)
+        outcome.raise_for_failure()
+        return outcome.value
+
+    def progress(progress: Progress) -> None:
+        host.report({"records": progress.records})
+
+    limited = limit(source, call.limit)
+    if workers == 1 or host.inline or host.supervisor is None:
+        artifact = prepare_elsewhere(limited, call.store, run, max_bad=max_bad, memory=memory)
+        prepared = open_dataset(artifact, call.store)
+    else:
+        prepared = prepare(
+            limited, call.store, max_bad=max_bad, memory=memory, workers=workers, run=run, progress=progress
+        )
+    host.report({"records": prepared.count, "bad_records": prepared.manifest.set_aside})
     image = next((field for field in prepared.schema if field.name == "image"), None)
     return TrainingData(
         dataset=prepared.artifact,

@@ -7,23 +7,27 @@ the last dimension varying fastest.
 
 from __future__ import annotations
 
-import gzip
+import io
 import math
-import zlib
-from collections.abc import Iterator
-from contextlib import ExitStack
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
 from types import TracebackType
-from typing import IO, Any, NoReturn, Self
+from typing import Any, NoReturn, Self
 
 import numpy as np
 
 from ganglion.core.errors import DataError
+from ganglion.data.bad_record import SetAside
+from ganglion.data.batch import Batch
 from ganglion.data.columns import Array, Columns
-from ganglion.data.schema import Field, Schema
-from ganglion.data.source import PlainSource, check_range
+from ganglion.data.compression import is_compressed
+from ganglion.data.files import fingerprints, list_files, open_file
+from ganglion.data.schema import Field, Schema, records_within
+from ganglion.data.source import PlainSource
+from ganglion.data.unit import Unit
 
 _DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+_UNIT = 64 * 2**20
 _PIECE = 2**20  # bytes asked for at once, so that a header that promises too much costs no memory
 
 
@@ -34,28 +38,23 @@ class IdxFile:
         count: records in the file, its first dimension.
         shape: of one record, the other dimensions.
         dtype: of the values, in native byte order.
+        compressed: whether the file is.
 
     Raises:
         DataError: the file is missing, or its header or size is not that of an IDX file; the message names the file,
             the byte, what was expected and what was found.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: str) -> None:
         self._path = path
         self._offset = 0
         with ExitStack() as stack:
-            try:
-                raw = stack.enter_context(path.open("rb"))
-                self._compressed = raw.read(2) == b"\x1f\x8b"
-                raw.seek(0)
-                self._stream: IO[bytes] | gzip.GzipFile = raw
-                if self._compressed:
-                    self._stream = stack.enter_context(gzip.GzipFile(fileobj=raw))
-                self._read_header()
-                if not self._compressed:
-                    self._check_size(path.stat().st_size)
-            except OSError as error:
-                raise DataError(f"Cannot read {path}: {error.strerror or error}.") from error
+            self._stream = stack.enter_context(closing(open_file(path, decompress=True)))
+            self.compressed = is_compressed(self._stream)
+            self._read_header()
+            if not self.compressed:
+                self._check_size(self._stream.seek(0, io.SEEK_END))
+                self._stream.seek(self._offset)
             self._files = stack.pop_all()
 
     def __enter__(self) -> Self:
@@ -67,9 +66,8 @@ class IdxFile:
         self._files.close()
 
     def skip(self, records: int) -> None:
-        """Move forward by `records` without keeping them."""
-        for _piece in self._pieces(records * self._record_bytes):
-            pass
+        """Move forward by `records`."""
+        self._offset = self._stream.seek(self._offset + records * self._record_bytes)
 
     def read(self, records: int) -> Array:
         """The next `records`, of shape `(records, *shape)`, in native byte order.
@@ -131,14 +129,7 @@ class IdxFile:
 
     def _some(self, size: int) -> bytes:
         """Up to `size` bytes; fewer only at the end of the file."""
-        try:
-            data = self._stream.read(size)
-        except EOFError:
-            self._refuse("expected the rest of the gzip stream, found the end of the file: it is truncated")
-        except (gzip.BadGzipFile, zlib.error) as error:
-            self._refuse(f"expected an intact gzip stream, found: {error}")
-        except OSError as error:
-            raise DataError(f"Cannot read {self._path}: {error.strerror or error}.") from error
+        data = self._stream.read(size)
         self._offset += len(data)
         return data
 
@@ -148,11 +139,11 @@ class IdxFile:
         return f"its header announces {values} values of {self.dtype.name}, {self._size} bytes in all"
 
     def _refuse(self, problem: str, at: int | None = None) -> NoReturn:
-        where = " of the decompressed content" if self._compressed else ""
+        where = " of the decompressed content" if self.compressed else ""
         raise DataError(f"{self._path}: at byte {self._offset if at is None else at}{where}: {problem}.")
 
 
-class IdxSource(PlainSource, frozen=True, tag="ganglion.data.idx:IdxSource"):
+class IdxSource(PlainSource, frozen=True, tag="ganglion.data.sources.idx:IdxSource"):
     """Images and labels from two IDX files, as the fields `image` and `label`.
 
     Integer labels become int64, the type that losses take; images keep the type and shape that they have.
@@ -171,22 +162,45 @@ class IdxSource(PlainSource, frozen=True, tag="ganglion.data.idx:IdxSource"):
         with _Pair(self) as pair:
             return pair.schema
 
-    @property
-    def count(self) -> int:
-        """Number of images, which is the number of labels."""
+    def units(self) -> Sequence[Unit]:
+        """Ranges of records, about 64 MiB each; all records where a file is compressed."""
         with _Pair(self) as pair:
-            return pair.count
+            count, width = pair.count, sum(field.record_bytes for field in pair.schema)
+            step = max(1, count if pair.compressed else _UNIT // max(1, width))
+        fingerprint = " ".join(fingerprints(list_files(self.images) + list_files(self.labels)))
+        found: list[Unit] = []
+        for start in range(0, max(1, count), step):
+            stop = min(start + step, count)
+            name = self.images if step >= count else f"{self.images}, records {start} to {stop}"
+            size, records = (stop - start) * width, stop - start
+            found.append(
+                Unit(
+                    number=len(found),
+                    name=name,
+                    path=self.images,
+                    start=start,
+                    stop=stop,
+                    size=size,
+                    records=records,
+                    fingerprint=fingerprint,
+                )
+            )
+        return tuple(found)
 
-    def scan(self, size: int, start: int = 0, stop: int | None = None) -> Iterator[Columns]:
-        """The records from `start` to `stop` in one pass, at most `size` at a time."""
+    def read_unit(self, unit: Unit, size: int, set_aside: SetAside) -> Iterator[Batch]:
+        """The records of one unit, in order; none is bad, but a file that is damaged is refused as a whole."""
         with _Pair(self) as pair:
-            start, stop = check_range(start, stop, pair.count)
-            pair.images.skip(start)
-            pair.labels.skip(start)
-            for first in range(start, stop, size):
-                records = min(size, stop - first)
-                yield {"image": pair.images.read(records), "label": pair.labels.read(records).astype(pair.label_dtype)}
-            if stop == pair.count:
+            if unit.stop > pair.count:
+                raise DataError(f"{unit.name}: {self.images} now holds {pair.count} images; divide the source again.")
+            pair.images.skip(unit.start)
+            pair.labels.skip(unit.start)
+            step = records_within(pair.schema, size)
+            for first in range(unit.start, unit.stop, step):
+                last = min(first + step, unit.stop)
+                labels = pair.labels.read(last - first).astype(pair.label_dtype)
+                columns: Columns = {"image": pair.images.read(last - first), "label": labels}
+                yield Batch(columns, unit.ids(first - unit.start, last - unit.start))
+            if unit.stop == pair.count:
                 pair.images.finish()
                 pair.labels.finish()
 
@@ -196,8 +210,8 @@ class _Pair:
 
     def __init__(self, source: IdxSource) -> None:
         with ExitStack() as stack:
-            self.images = stack.enter_context(IdxFile(Path(source.images)))
-            self.labels = stack.enter_context(IdxFile(Path(source.labels)))
+            self.images = stack.enter_context(IdxFile(source.images))
+            self.labels = stack.enter_context(IdxFile(source.labels))
             if self.labels.shape:
                 raise DataError(
                     f"{source.labels} has {1 + len(self.labels.shape)} dimensions; a file of labels has 1. "
@@ -221,6 +235,10 @@ class _Pair:
     @property
     def count(self) -> int:
         return self.images.count
+
+    @property
+    def compressed(self) -> bool:
+        return self.images.compressed or self.labels.compressed
 
     @property
     def label_dtype(self) -> np.dtype[Any]:

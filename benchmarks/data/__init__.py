@@ -1,0 +1,1 @@
+"""Data: ours beside the peers and the floors; `python -m benchmarks.data`."""

@@ -1,0 +1,1 @@
+"""Sources: one module for each format or place that records come from."""

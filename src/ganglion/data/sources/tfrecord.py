@@ -1,0 +1,126 @@
+"""TFRecord files as a source: checked records that are `tf.train.Example` messages, or bytes of any other kind."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from ganglion.core.errors import DataError
+from ganglion.data.bad_record import BadRecord, SetAside
+from ganglion.data.batch import Batch
+from ganglion.data.columns import Columns
+from ganglion.data.file_source import FileSource
+from ganglion.data.files import open_file
+from ganglion.data.schema import BYTES, Field, Schema
+from ganglion.data.sources.example import encode
+from ganglion.data.sources.example_columns import infer_fields, read_examples
+from ganglion.data.sources.tfrecord_frames import Frames, read_frames, write_frames
+from ganglion.data.unit import RECORDS, Unit
+
+_INFERRED_FROM = 256
+_LEAST = 2**16  # bytes read at a time, at least
+_RECORD = Field("record", BYTES)
+
+
+class TFRecordSource(FileSource, frozen=True, kw_only=True, tag="ganglion.data.sources.tfrecord:TFRecordSource"):
+    """Records of TFRecord files, plain or compressed; each file is a unit.
+
+    A record that does not match its checksum, or its fields, is set aside; where a length is broken, reading goes on
+    at the next record that matches.
+
+    Attributes:
+        fields: to be read, for `example`; empty infers them from the first records: one value is a single value,
+            equally many are a vector, byte strings are `bytes`. A field of numbers may also stand for a byte string
+            that holds exactly its values.
+        format: `example` for `tf.train.Example` messages; `bytes` for records as they are, in the one field `record`.
+        fill: by name, what stands for a feature that a record does not have; else such a record is set aside.
+        verify: whether the checksums of records are compared.
+
+    Raises:
+        DataError: fields or fill were given for `bytes`, or fill for a field that there is not.
+    """
+
+    fields: tuple[Field, ...] = ()
+    format: Literal["example", "bytes"] = "example"
+    fill: dict[str, Any] = msgspec.field(default_factory=dict)
+    verify: bool = True
+
+    def __post_init__(self) -> None:
+        if self.format == "bytes" and (self.fields or self.fill):
+            raise DataError(f"Records as bytes have the one field {_RECORD.name!r}; leave out fields and fill.")
+
+    @property
+    def schema(self) -> Schema:
+        """The fields given, or those of the first 256 records.
+
+        Raises:
+            DataError: there is no record, or they are no `tf.train.Example` messages with fixed kinds of values.
+        """
+        if self.format == "bytes":
+            return (_RECORD,)
+        schema = self.fields or infer_fields(itertools.islice(self._first_records(), _INFERRED_FROM))
+        names = [field.name for field in schema]
+        for name in self.fill:
+            if name not in names:
+                raise DataError(f"What fills {name!r} was given; the fields are {', '.join(names)}.")
+        return schema
+
+    def read_unit(self, unit: Unit, size: int, set_aside: SetAside) -> Iterator[Batch]:
+        """The intact records of one file, in order."""
+        schema = self.schema
+        with open_file(unit.path, decompress=True, retry=self.retry) as stream:
+            for frames in read_frames(stream, max(_LEAST, size // 2), verify=self.verify):
+                for damage in frames.damages:
+                    set_aside(
+                        BadRecord.at(unit, damage.number, damage.reason, offset=damage.offset, payload=damage.payload)
+                    )
+                if len(frames.starts):
+                    batch = self._batch(unit, frames, schema, set_aside)
+                    if len(batch):
+                        yield batch
+
+    def _batch(self, unit: Unit, frames: Frames, schema: Schema, set_aside: SetAside) -> Batch:
+        ids = unit.number * RECORDS + frames.numbers
+        unit.ids(0, int(frames.numbers[-1]) + 1)  # refuses numbers that have no id
+        if self.format == "bytes":
+            return Batch(_raw(frames), ids)
+        columns, rows, problems = read_examples(frames, schema, self.fill)
+        for row, reason in sorted(problems.items()):
+            start = int(frames.starts[row])
+            record = frames.data[start : start + int(frames.lengths[row])]
+            offset = int(frames.offsets[row])
+            set_aside(BadRecord.at(unit, int(frames.numbers[row]), reason, offset=offset, payload=record))
+        return Batch(columns, ids[rows])
+
+    def _first_records(self) -> Iterator[bytes]:
+        for file in self.files():
+            with open_file(file.path, decompress=True, retry=self.retry) as stream:
+                for frames in read_frames(stream, _LEAST, verify=True):
+                    yield from frames
+
+
+def write_tfrecord(path: str | Path, records: Iterable[bytes | Mapping[str, Any]]) -> int:
+    """Write a TFRecord file.
+
+    Args:
+        path: of the file, which is made anew.
+        records: bytes as they are, or features by name (text, bytes, numbers, arrays) that become a `tf.train.Example`.
+
+    Returns:
+        How many records were written.
+
+    Raises:
+        DataError: a feature cannot be written.
+    """
+    with Path(path).open("wb") as stream:
+        return write_frames(stream, (each if isinstance(each, bytes) else encode(each) for each in records))
+
+
+def _raw(frames: Frames) -> Columns:
+    import pyarrow as pa
+
+    return {_RECORD.name: pa.array(list(frames), pa.binary())}

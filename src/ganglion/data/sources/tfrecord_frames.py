@@ -1,0 +1,344 @@
+"""TFRecord framing: records of bytes, each between a checked length and a checksum of its own.
+
+The format (TensorFlow, "TFRecord and tf.train.Example", section *TFRecords format details*), all little-endian: the
+length of the record (8 bytes), the masked CRC-32C of these bytes (4), the record, its masked CRC-32C (4). A checksum
+is masked by rotating it right by 15 bits and adding a constant.
+
+Where a length is broken, the next record is found by its checksum: eight bytes that are a length, and four that match
+them. If the broken record matches its own checksum up to there, that is where it ended; so the search is not misled by
+records that contain records.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+import google_crc32c
+import numpy as np
+import numpy.typing as npt
+
+from ganglion.data.sources.crc32c import checksums_of_windows
+
+_MASK = 0xA282EAD8
+_LENGTH = struct.Struct("<QI")
+_CHECK = struct.Struct("<I")
+_AROUND = _LENGTH.size + _CHECK.size
+
+_LOOKAHEAD = 2**22
+"""Bytes behind a broken length that are searched for the end of its record before the first one that follows counts."""
+
+_NEAR = 2**14
+"""Bytes behind a broken length in which each is tried as the end of its record."""
+
+_PIECE = 2**23
+"""Bytes asked of the file at once."""
+
+_KEPT = 2**20
+"""Bytes of a damaged stretch that are kept."""
+
+_KNOWN = 2**16
+"""Lengths whose checksums are remembered."""
+
+_Numbers = npt.NDArray[np.int64]
+
+
+def frame(record: bytes) -> bytes:
+    """One record as it lies in a file, with its length and its checksums."""
+    length = struct.pack("<Q", len(record))
+    return b"".join((length, _CHECK.pack(_checksum(length)), record, _CHECK.pack(_checksum(record))))
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """A record, or a stretch in which records cannot be told apart, that does not match its checksums.
+
+    Attributes:
+        number: among the records of the file, good and bad, from 0; a stretch counts as one.
+        offset: of its first byte in the file, which is the first one of its length.
+        size: bytes up to the next record.
+        reason: what is wrong.
+        payload: the bytes behind the length; at most 1 MiB of them.
+    """
+
+    number: int
+    offset: int
+    size: int
+    reason: str
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Frames:
+    """Some intact records as they lie in memory, and the damages found between them.
+
+    Attributes:
+        data: the bytes that the records are part of.
+        starts: where each record begins in `data`; shape `(records,)`.
+        lengths: of the records in bytes; shape `(records,)`.
+        numbers: of the records in the file, damaged ones counted; shape `(records,)`.
+        offsets: of their lengths in the file; shape `(records,)`.
+        damages: in the order of the file.
+    """
+
+    data: bytes
+    starts: _Numbers
+    lengths: _Numbers
+    numbers: _Numbers
+    offsets: _Numbers
+    damages: tuple[Damage, ...]
+
+    def __iter__(self) -> Iterator[bytes]:
+        for start, length in zip(self.starts.tolist(), self.lengths.tolist(), strict=True):
+            yield self.data[start : start + length]
+
+
+def read_frames(stream: BinaryIO, size: int, *, verify: bool = True) -> Iterator[Frames]:
+    """The records of a file, and what is damaged in it.
+
+    Every intact record before, between and behind damaged ones is found, in order. A record whose length is broken is
+    damaged even where its own bytes are not.
+
+    Args:
+        stream: at the beginning of the first record.
+        size: bytes that are held at a time; more where one record is longer, or where the end of one is searched for.
+        verify: whether checksums of records are compared; those of lengths always are.
+    """
+    reader = _Reader(stream, verify)
+    while (frames := reader.next(size)) is not None:
+        yield frames
+
+
+def write_frames(stream: BinaryIO, records: Iterable[bytes]) -> int:
+    """Write records, one behind the other, and return how many there were."""
+    count = 0
+    for record in records:
+        stream.write(frame(record))
+        count += 1
+    return count
+
+
+@dataclass(slots=True)
+class _Chain:
+    """Records that follow each other from the beginning of what is in memory.
+
+    Attributes:
+        starts: of the records.
+        lengths: of the records.
+        bad: whether each differs from its checksum.
+        stop: where the last one ends.
+        needed: bytes that have to be in memory for more to be told; 0 where the length behind the last one is broken.
+    """
+
+    starts: list[int] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+    bad: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
+    stop: int = 0
+    needed: int = 0
+
+
+class _Reader:
+    """A position in a file, and the bytes behind it that are in memory."""
+
+    def __init__(self, stream: BinaryIO, verify: bool) -> None:
+        self._stream = stream
+        self._verify = verify
+        self._data = b""
+        self._offset = 0
+        self._number = 0
+        self._ended = False
+        self._known: dict[int, int] = {}
+
+    def next(self, size: int) -> Frames | None:
+        """The records within about the next `size` bytes, or damage; None at the end of the file."""
+        wanted = size
+        while True:
+            self._fill(wanted)
+            if not self._data:
+                return None
+            chain = self._chain()
+            if chain.starts:
+                return self._records(chain)
+            if chain.needed <= len(self._data) or self._ended:
+                return self._damaged()
+            wanted = chain.needed
+
+    def _fill(self, size: int) -> None:
+        pieces = [self._data]
+        missing = size - len(self._data)
+        while missing > 0 and not self._ended:
+            piece = self._stream.read(min(missing, _PIECE))
+            self._ended = not piece
+            pieces.append(piece)
+            missing -= len(piece)
+        if len(pieces) > 1:
+            self._data = b"".join(pieces)
+
+    def _chain(self) -> _Chain:
+        data, end, verify = self._data, len(self._data), self._verify
+        unpack, known, checksum = _LENGTH.unpack_from, self._known, google_crc32c.value
+        chain = _Chain()
+        checks: list[int] = []
+        at = confirmed = 0
+        while True:
+            start = at + _LENGTH.size
+            if start > end:
+                chain.needed = start
+                break
+            length, check = unpack(data, at)
+            if known.get(length) != check and not self._is_length(length, check):
+                break
+            confirmed = at  # what lies in front ends where it says
+            stop = start + length
+            if stop + _CHECK.size > end:
+                chain.needed = stop + _CHECK.size
+                break
+            chain.starts.append(start)
+            chain.lengths.append(length)
+            if verify:
+                checks.append(checksum(data[start:stop]))
+            at = stop + _CHECK.size
+        if at == end and self._ended:
+            confirmed = end
+        chain.stop = at
+        if checks:
+            chain.bad = self._differ(checks, chain)
+            if chain.bad[-1] and confirmed != at:  # bytes may be missing from its middle; its end is not to be trusted
+                chain.stop = chain.starts.pop() - _LENGTH.size
+                chain.lengths.pop()
+                chain.bad = chain.bad[:-1]
+                chain.needed = chain.needed and at + _LENGTH.size
+        else:
+            chain.bad = np.zeros(len(chain.starts), bool)
+        return chain
+
+    def _differ(self, checks: list[int], chain: _Chain) -> npt.NDArray[np.bool_]:
+        stops = np.add(chain.starts, chain.lengths)
+        stored = np.frombuffer(self._data, np.uint8)[stops[:, None] + np.arange(_CHECK.size)]
+        return np.asarray(_masked(np.array(checks, np.uint32)) != np.ascontiguousarray(stored).view("<u4")[:, 0])
+
+    def _is_length(self, length: int, check: int) -> bool:
+        right = _checksum(struct.pack("<Q", length))
+        if len(self._known) == _KNOWN:
+            self._known.clear()
+        self._known[length] = right
+        return right == check
+
+    def _records(self, chain: _Chain) -> Frames:
+        starts = np.array(chain.starts, np.int64)
+        lengths = np.array(chain.lengths, np.int64)
+        numbers = self._number + np.arange(len(starts))
+        offsets = starts + (self._offset - _LENGTH.size)
+        data, good = self._data, ~chain.bad
+        damages = tuple(
+            Damage(
+                int(numbers[at]),
+                int(offsets[at]),
+                int(lengths[at]) + _AROUND,
+                "the record does not match its checksum",
+                data[chain.starts[at] : chain.starts[at] + min(_KEPT, chain.lengths[at])],
+            )
+            for at in np.flatnonzero(chain.bad).tolist()
+        )
+        self._advance(chain.stop, len(starts))
+        return Frames(data, starts[good], lengths[good], numbers[good], offsets[good], damages)
+
+    def _damaged(self) -> Frames:
+        """What is to be said of the record at the beginning of what is in memory, which cannot be read."""
+        length, check = _LENGTH.unpack_from(self._data) if len(self._data) >= _LENGTH.size else (0, 0)
+        stop = length + _AROUND
+        if self._known.get(length) != check:
+            whole = len(self._data) >= _LENGTH.size
+            return self._lost("the length does not match its checksum" if whole else "the file ends within a length")
+        if stop > len(self._data):
+            return self._lost(f"the file ends within the record, which has {length} bytes")
+        if self._end_of(stop) is not None:  # the length behind it is broken, and the record of that is not
+            return self._lost("the record does not match its checksum", stop)
+        return self._lost("the record does not match its checksum, and no record follows where it should end")
+
+    def _lost(self, reason: str, stop: int | None = None) -> Frames:
+        """Damage from here to `stop`, else to the next record that can be found."""
+        offset, skipped, none = self._offset, 0, np.zeros(0, np.int64)
+        if stop is None:
+            stop = self._end_of(0)
+        if stop is None:
+            stop = self._next_length(1)
+            stop = self._end_before(stop) or stop
+        payload = self._data[_LENGTH.size : _LENGTH.size + _KEPT]
+        while stop is None:  # too far away: forget what has been searched
+            passed = max(0, len(self._data) - _LENGTH.size)
+            skipped += passed
+            self._advance(passed, 0)
+            if self._ended:
+                stop = len(self._data)
+            else:
+                self._fill(_LOOKAHEAD)
+                stop = self._next_length(1)
+        self._advance(stop, 1)
+        size = skipped + stop
+        payload = payload[: max(0, size - _LENGTH.size)]
+        damage = Damage(self._number - 1, offset, size, reason, payload)
+        return Frames(b"", none, none, none, none, (damage,))
+
+    def _end_of(self, at: int) -> int | None:
+        """Where the record ends whose broken length is at `at`: where it matches its checksum and another follows."""
+        self._fill(at + _LOOKAHEAD)
+        data, done = self._data, at + _LENGTH.size
+        ends = self._lengths_behind(done + _CHECK.size)
+        checksum = 0
+        for end in [*ends, len(data)] if self._ended else ends:
+            stop = end - _CHECK.size
+            if stop < done:
+                continue
+            checksum = google_crc32c.extend(checksum, data[done:stop])
+            done = stop
+            if _masked_int(checksum) == _CHECK.unpack_from(data, stop)[0]:
+                return end
+        return None
+
+    def _end_before(self, stop: int | None) -> int | None:
+        """Where the first record matches its checksum, in front of `stop`: the length behind it is broken, too."""
+        at, checksum = _LENGTH.size, 0
+        for end in range(at, min(stop or len(self._data), at + _NEAR) - _CHECK.size):
+            if _masked_int(checksum) == _CHECK.unpack_from(self._data, end)[0]:
+                return end + _CHECK.size
+            checksum = google_crc32c.extend(checksum, self._data[end : end + 1])
+        return None
+
+    def _next_length(self, at: int) -> int | None:
+        self._fill(_LOOKAHEAD)
+        return next(iter(self._lengths_behind(at)), None)
+
+    def _lengths_behind(self, at: int) -> list[int]:
+        """Positions in memory, from `at` on, of eight bytes that are a length and are followed by their checksum."""
+        data = np.frombuffer(self._data, np.uint8)
+        windows = len(data) - _LENGTH.size + 1
+        if windows <= at:
+            return []
+        # No record has 2**40 bytes, so the last three are zero; this leaves few to be computed.
+        high = data[at + 5 : windows + 5] | data[at + 6 : windows + 6] | data[at + 7 : windows + 7]
+        places = np.flatnonzero(high == 0) + at
+        stored = np.zeros(len(places), np.uint32)
+        for byte in range(_CHECK.size):
+            stored |= data[places + (8 + byte)].astype(np.uint32) << np.uint32(8 * byte)
+        found: list[int] = places[_masked(checksums_of_windows(data, places)) == stored].tolist()
+        return found
+
+    def _advance(self, size: int, records: int) -> None:
+        self._data = self._data[size:]
+        self._offset += size
+        self._number += records
+
+
+def _checksum(data: bytes) -> int:
+    return _masked_int(google_crc32c.value(data))
+
+
+def _masked_int(checksum: int) -> int:
+    return ((checksum >> 15 | checksum << 17) + _MASK) & 0xFFFFFFFF
+
+
+def _masked(checksums: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
+    return (checksums >> np.uint32(15) | checksums << np.uint32(17)) + np.uint32(_MASK)
