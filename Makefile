@@ -49,6 +49,7 @@ tensorflow: $(STAMP)  ## Make the environment of the TensorFlow tests (1.6 GB in
 
 bench: $(STAMP) data  ## Measure against peers and floors
 	$(BIN)/python -m benchmarks.execution
+	$(BIN)/python -m benchmarks.data
 
 soak: $(STAMP) data  ## The full number of cases of the slow fault matrices
 	$(BIN)/pytest -m soak

@@ -12,7 +12,7 @@ REPOSITORY = Path(__file__).parents[1]
 DOCUMENT = REPOSITORY / "ARCHITECTURE.md"
 BEGIN, END = "<!-- tree -->\n```\n", "```\n<!-- /tree -->\n"
 ORDER = (
-    *("core", "artifacts", "metadata", "execution", "backends", "testing"),
+    *("core", "artifacts", "metadata", "fingerprints", "execution", "backends", "testing"),
     *("data", "training", "serving", "workflow", "pipelines", "export", "cli"),
 )
 WIDTH = 150

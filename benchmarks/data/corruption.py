@@ -34,9 +34,10 @@ from rich.table import Table
 from benchmarks.harness import environment
 from ganglion.artifacts.store import FolderStore
 from ganglion.core.errors import DataError
-from ganglion.data.bad_record import BadRecord, refuse
 from ganglion.data.preparation.driver import prepare
-from ganglion.data.schema import Field
+from ganglion.data.records.bad_record import BadRecord, refuse
+from ganglion.data.records.schema import Field
+from ganglion.data.records.unit import unit_of
 from ganglion.data.source import PlainSource
 from ganglion.data.sources.arrow import ArrowSource
 from ganglion.data.sources.csv import CsvSource
@@ -46,7 +47,6 @@ from ganglion.data.sources.parquet import ParquetSource
 from ganglion.data.sources.parquet_footer import read_footer
 from ganglion.data.sources.parquet_pages import Pages
 from ganglion.data.sources.tfrecord import TFRecordSource, write_tfrecord
-from ganglion.data.unit import unit_of
 
 VALUES = 200
 """Each record is so many bytes; in text, a tenth of them as numbers."""
@@ -241,7 +241,7 @@ def detection(written: Written) -> dict[str, Any]:
 
 def own_shards(folder: Path, values: np.ndarray, repetitions: int) -> dict[str, Any]:
     """A prepared dataset: every block with a flipped bit has to be named, and no other."""
-    from ganglion.data.checksum import BLOCK
+    from ganglion.data.dataset.checksum import BLOCK
 
     source = fixed_length(folder, values).source
     dataset = prepare(source, FolderStore(folder / "store"))

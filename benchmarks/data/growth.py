@@ -23,13 +23,13 @@ from rich.table import Table
 
 from ganglion.artifacts.store import FolderStore
 from ganglion.data import Field, Loader, grow, open_dataset, prepare
-from ganglion.data.bad_record import SetAside
-from ganglion.data.balance import Shards, divide, moved, rebalance
-from ganglion.data.batch import Batch
-from ganglion.data.fingerprint import digest_of
-from ganglion.data.schema import Schema
+from ganglion.data.dataset.balance import Shards, divide, moved, rebalance
+from ganglion.data.records.bad_record import SetAside
+from ganglion.data.records.batch import Batch
+from ganglion.data.records.fingerprint import digest_of
+from ganglion.data.records.schema import Schema
+from ganglion.data.records.unit import Unit
 from ganglion.data.source import PlainSource
-from ganglion.data.unit import Unit
 
 RECORD = 28 * 28 + 8
 """Bytes of a record: an image and its label."""

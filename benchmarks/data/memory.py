@@ -116,7 +116,7 @@ def read(reader: str, path: str, size: int) -> dict[str, Any]:
         rows = size // (4 * COLUMNS)
         batches = pyarrow.dataset.dataset(path).to_batches(batch_size=rows)
     else:
-        from ganglion.data.bad_record import refuse
+        from ganglion.data.records.bad_record import refuse
         from ganglion.data.source import PlainSource
         from ganglion.data.sources.images import ImageFolderSource
         from ganglion.data.sources.parquet import ParquetSource

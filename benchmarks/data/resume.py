@@ -19,11 +19,11 @@ import numpy as np
 from benchmarks.harness import Case, environment, measure, show
 from ganglion.artifacts.store import Artifact, FolderStore
 from ganglion.data import ArraySource, Loader, prepare
-from ganglion.data.batch_plan import BatchPlan, Span
+from ganglion.data.dataset.prepared import PreparedDataset
+from ganglion.data.loading.batch_plan import BatchPlan, Span
 from ganglion.data.order import Order
-from ganglion.data.part import whole
-from ganglion.data.prepared import PreparedDataset
-from ganglion.data.split import Split
+from ganglion.data.parts.part import whole
+from ganglion.data.parts.split import Split
 
 BATCH, VALUES = 256, 20
 LOADED = (10**4, 10**5, 10**6)

@@ -24,7 +24,7 @@ from tests.data.postgresql_server import execute, server
 from benchmarks.data.peers import sql as peer_program
 from benchmarks.data.peers.environments import ENVIRONMENTS
 from benchmarks.harness import Case, environment, measure, show
-from ganglion.data.bad_record import refuse
+from ganglion.data.records.bad_record import refuse
 from ganglion.data.sources.sql import SqlSource
 
 PEERS = {name: ENVIRONMENTS[name] for name in ("connectorx", "ray")}

@@ -21,14 +21,14 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from benchmarks.harness import Case, environment, measure, show
-from ganglion.data.bad_record import refuse
-from ganglion.data.batch import Batch
-from ganglion.data.gather import Gather
+from ganglion.data.dataset.gather import Gather
 from ganglion.data.order import Order
+from ganglion.data.records.bad_record import refuse
+from ganglion.data.records.batch import Batch
+from ganglion.data.records.unit import Unit
 from ganglion.data.source import PlainSource
 from ganglion.data.sources.csv import CsvSource
 from ganglion.data.sources.parquet import ParquetSource
-from ganglion.data.unit import Unit
 
 COLUMNS, BATCH, READERS = 20, 1024, 2
 SIZE = 2**25

@@ -12,10 +12,10 @@ import msgspec
 import numpy as np
 
 from ganglion.data import source_data, source_from
-from ganglion.data.bad_record import BadRecord
-from ganglion.data.schema import Field
+from ganglion.data.records.bad_record import BadRecord
+from ganglion.data.records.schema import Field
+from ganglion.data.records.unit import RECORDS, Unit
 from ganglion.data.source import PlainSource
-from ganglion.data.unit import RECORDS, Unit
 
 SIZES = (1, 100, 3_000, 2**20)
 

@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from ganglion.artifacts.store import FolderStore
 from ganglion.core.errors import DataError
 from ganglion.data import ArraySource, Split, Statistics, prepare, source_statistics, statistics_of, whole
-from ganglion.data.bad_record import SetAside
-from ganglion.data.batch import Batch
-from ganglion.data.columns import part, records_of
 from ganglion.data.moments import Moments, MomentsTree
-from ganglion.data.schema import Field, Schema
+from ganglion.data.records.bad_record import SetAside
+from ganglion.data.records.batch import Batch
+from ganglion.data.records.columns import part, records_of
+from ganglion.data.records.schema import Field, Schema
+from ganglion.data.records.unit import Unit
 from ganglion.data.source import PlainSource
 from ganglion.data.transforms import LookUp, Normalise, Scale
-from ganglion.data.unit import Unit
 from ganglion.data.vocabulary import Vocabulary
 
 RNG = np.random.default_rng(8)

@@ -5,12 +5,12 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from ganglion import pipeline
-from ganglion.data.bad_record import BadRecord, SetAside
-from ganglion.data.batch import Batch
-from ganglion.data.fingerprint import digest_of
-from ganglion.data.schema import Field, Schema
+from ganglion.data.records.bad_record import BadRecord, SetAside
+from ganglion.data.records.batch import Batch
+from ganglion.data.records.fingerprint import digest_of
+from ganglion.data.records.schema import Field, Schema
 from ganglion.data.source import PlainSource
-from ganglion.data.unit import Unit
+from ganglion.data.records.unit import Unit
 from ganglion.pipelines import TrainingData, ingest
 
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import socket
 import sys
 import textwrap
 import types
@@ -10,100 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from ganglion.core.resources import Resources
-from ganglion.workflow.canonical import UnfingerprintableError, digest
 from ganglion.workflow.codec import Encoded
 from ganglion.workflow.fingerprint import Fingerprint, take_fingerprint, what_changed
-
-plain = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.tuples(inner, inner)
-        | st.dictionaries(st.text(max_size=2), inner, max_size=3)
-        | st.frozensets(st.integers() | st.text(max_size=2), max_size=3)
-    ),
-    max_leaves=8,
-)
-
-
-def of(value: Any) -> str:
-    return digest(value, lambda found: getattr(found, "__qualname__", str(found)))
-
-
-def copied(value: Any) -> Any:
-    """An equal value of other identity, its sets filled in another order."""
-    if isinstance(value, (list, tuple)):
-        return type(value)(copied(item) for item in value)
-    if isinstance(value, dict):
-        return {key: copied(item) for key, item in value.items()}
-    if isinstance(value, frozenset):
-        return frozenset(reversed(list(value)))
-    return value
-
-
-def shape(value: Any) -> Any:
-    """Equal exactly for values that a function cannot tell apart."""
-    if isinstance(value, (list, tuple)):
-        return (type(value), tuple(shape(item) for item in value))
-    if isinstance(value, dict):
-        return (dict, tuple((shape(key), shape(item)) for key, item in value.items()))
-    if isinstance(value, frozenset):
-        return (frozenset, frozenset(shape(item) for item in value))
-    return (type(value), repr(value))
-
-
-@given(value=plain)
-def test_equal_values_have_equal_digests(value: Any):
-    assert of(value) == of(copied(value))
-
-
-@given(left=plain, right=plain)
-def test_different_values_have_different_digests(left: Any, right: Any):
-    assert (of(left) == of(right)) == (shape(left) == shape(right))
-
-
-def test_type_order_and_nesting_count():
-    alike = [1, True, 1.0, "1", b"1", None, 0, False, 0.0, -0.0, "", b"", [], (), {}, frozenset(), set()]
-    nested = [[1, [2]], [[1], 2], [1, 2], [[1, 2]], ["ab", "c"], ["a", "bc"], {"a": 1, "b": 2}, {"b": 2, "a": 1}]
-    assert len({of(value) for value in (*alike, *nested)}) == len(alike) + len(nested)
-
-
-def test_objects_are_compared_by_class_and_state():
-    assert of(Resources(cpu=1.0)) == of(Resources(cpu=1.0)) != of(Resources(cpu=2.0))
-    assert of(np.arange(4)) == of(np.arange(4)) != of(np.arange(4.0))
-    assert of(Path("nowhere")) != of(Path("elsewhere"))
-
-
-def test_a_path_is_compared_by_its_content(tmp_path: Path):
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "x").write_text("1")
-    before = of(tmp_path / "a")
-    (tmp_path / "a" / "x").write_text("2")
-    changed = of(tmp_path / "a")
-    (tmp_path / "a" / "x").write_text("1")
-    assert of(tmp_path / "a") == before != changed
-
-
-def test_a_source_answers_for_itself():
-    class Source:
-        def __init__(self, version: str) -> None:
-            self.version, self.connection = version, socket
-
-        def fingerprint(self) -> str:
-            return self.version
-
-    class Broken(Source):
-        def fingerprint(self) -> str:
-            raise OSError("away")
-
-    assert of(Source("1")) == of(Source("1")) != of(Source("2"))
-    with pytest.raises(UnfingerprintableError, match=r"fingerprint\(\) raised OSError: away"):
-        of(Broken("1"))
-
 
 Module = Callable[..., types.ModuleType]
 

@@ -12,7 +12,7 @@ from benchmarks.data.peers.program import SCALE, Configuration, Epochs, Peer, Ph
 from benchmarks.data.peers.ranks import play
 from ganglion.artifacts.store import FolderStore
 from ganglion.data import ArraySource, Loader, prepare
-from ganglion.data.prepared import PreparedDataset
+from ganglion.data.dataset.prepared import PreparedDataset
 from ganglion.data.transforms import Scale
 
 FRESH, RECYCLED = "floor: NumPy gather and scale, fresh memory", "floor: NumPy gather and scale, recycled memory"

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
     from ganglion.artifacts.store import Artifact, FolderStore
     from ganglion.data import PreparedDataset
-    from ganglion.data.manifest import Manifest
-    from ganglion.data.prepared import Damage
-    from ganglion.data.segment import MappedSegment
+    from ganglion.data.dataset.manifest import Manifest
+    from ganglion.data.dataset.prepared import Damage
+    from ganglion.data.dataset.segment import MappedSegment
 
 
 class Damaged(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,7 +67,7 @@ def verify_dataset(digest: str, store: FolderStore) -> Verified:
         IntegrityError: the list of its files, or its manifest, is damaged, so that nothing else can be told.
         DataError: it is something else than a dataset.
     """
-    from ganglion.data.manifest import MANIFEST, decode_manifest
+    from ganglion.data.dataset.manifest import MANIFEST, decode_manifest
 
     files = store.tree(digest)
     if MANIFEST not in files:

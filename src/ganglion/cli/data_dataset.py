@@ -79,7 +79,7 @@ def open_digest(digest: str, store: FolderStore) -> PreparedDataset:
     """Open a dataset by its digest."""
     from ganglion.artifacts.store import Artifact
     from ganglion.data import open_dataset
-    from ganglion.data.manifest import KIND
+    from ganglion.data.dataset.manifest import KIND
 
     size = sum(blob.size for blob in store.tree(digest).values())
     return open_dataset(Artifact(digest=digest, kind=KIND, size=size), store)
@@ -146,7 +146,7 @@ def original_source(dataset: PreparedDataset) -> Any:
 
 def _is_dataset(digest: str, store: FolderStore) -> bool:
     """Whether a blob lists the files of a dataset; also where some of these are gone."""
-    from ganglion.data.manifest import MANIFEST
+    from ganglion.data.dataset.manifest import MANIFEST
 
     try:
         return MANIFEST in store.tree(digest)
@@ -163,7 +163,7 @@ def counted(number: int, what: str) -> str:
 
 def record_text(record: int) -> str:
     """The id of a record of a source as `unit:number`, the number counted within the unit."""
-    from ganglion.data.unit import unit_of
+    from ganglion.data.records.unit import unit_of
 
     return "{}:{}".format(*unit_of(record))
 

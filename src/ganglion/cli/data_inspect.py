@@ -14,8 +14,8 @@ from ganglion.core.errors import ConfigurationError, UserError
 if TYPE_CHECKING:
     from ganglion.cli.data_sample import Look
     from ganglion.data import PlainSource, PreparedDataset
-    from ganglion.data.batch import Batch
-    from ganglion.data.schema import Schema
+    from ganglion.data.records.batch import Batch
+    from ganglion.data.records.schema import Schema
     from ganglion.data.statistics import ColumnStatistics, Statistics
 
 SHEET = 100
@@ -110,8 +110,8 @@ def inspect_dataset(dataset: PreparedDataset, wish: Wish) -> dict[str, Any]:
     """
     import numpy as np
 
-    from ganglion.data.batch import Batch
-    from ganglion.data.part import whole
+    from ganglion.data.parts.part import whole
+    from ganglion.data.records.batch import Batch
     from ganglion.data.statistics import statistics_of
 
     def draw(count: int) -> Batch:
@@ -138,7 +138,7 @@ def _seen(
 ) -> dict[str, Any]:
     """Sample, statistics and contact sheet; `name_of` writes the id of a record for people."""
     from ganglion.cli.data_sample import plain_value, value_text
-    from ganglion.data.records import records_from
+    from ganglion.data.records.single import records_from
 
     fields = {field.name: field for field in schema}
     records = [] if sample is None else list(zip(sample.ids.tolist(), records_from(sample.columns), strict=True))

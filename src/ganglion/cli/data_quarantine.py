@@ -16,7 +16,7 @@ from ganglion.cli.output import make_table
 from ganglion.core.errors import DataError
 
 if TYPE_CHECKING:
-    from ganglion.data.bad_record import BadRecord
+    from ganglion.data.records.bad_record import BadRecord
 
 LISTED = 20
 """Records that are listed one by one for people; `--json` lists all."""
@@ -30,7 +30,7 @@ def records_in(path: Path) -> Iterator[BadRecord]:
     Raises:
         DataError: there is no such file, or it does not list bad records.
     """
-    from ganglion.data.quarantine import read_quarantine
+    from ganglion.data.dataset.quarantine import read_quarantine
 
     files = [path] if path.is_file() else sorted(path.glob("*.jsonl"))
     if not files:
@@ -46,7 +46,7 @@ def describe_quarantine(records: list[BadRecord], *, payloads: int) -> dict[str,
         records: all of them.
         payloads: how many are given with their bytes, in Base64.
     """
-    from ganglion.data.quarantine import count_bad
+    from ganglion.data.dataset.quarantine import count_bad
 
     counts = [
         {"source": count.source, "stage": count.stage, "reason": count.reason, "count": count.count}
@@ -74,7 +74,7 @@ def print_quarantine(records: list[BadRecord], out: Console, *, payloads: int) -
     if not records:
         out.print("Nothing was set aside.")
         return
-    from ganglion.data.quarantine import count_bad
+    from ganglion.data.dataset.quarantine import count_bad
 
     table = make_table(">count", "source", "stage", "reason", title=f"{len(records):,} records set aside")
     for count in count_bad(records):

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from ganglion.cli.output import number_text
-from ganglion.data.bad_record import BadRecord, SetAside
-from ganglion.data.batch import Batch
-from ganglion.data.draw import Draw
-from ganglion.data.schema import Field, Schema
+from ganglion.data.records.bad_record import BadRecord, SetAside
+from ganglion.data.records.batch import Batch
+from ganglion.data.records.draw import Draw
+from ganglion.data.records.schema import Field, Schema
+from ganglion.data.records.unit import Unit
 from ganglion.data.source import PlainSource
-from ganglion.data.unit import Unit
 
 WIDTH = 40
 """Characters of a value in a table, at most."""

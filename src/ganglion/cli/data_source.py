@@ -88,7 +88,7 @@ class SourceChoice(msgspec.Struct, frozen=True, kw_only=True):
             UserError: something that was said does not fit; the message says what does.
         """
         from ganglion.data import limit
-        from ganglion.data.transformed import TransformedSource
+        from ganglion.data.sources.transformed import TransformedSource
 
         source = limit(self._read(), self.limit)
         transforms = self._transforms()

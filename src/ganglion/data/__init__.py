@@ -13,21 +13,22 @@ from ganglion.core.registry import lazy_names
 
 if TYPE_CHECKING:
     from ganglion.data.blocked_order import BlockedOrder, mixing
-    from ganglion.data.certificate import Certificate
-    from ganglion.data.dataset_part import DatasetPart, where
+    from ganglion.data.dataset.prepared import PreparedDataset, open_dataset
     from ganglion.data.datasets import CLASSES, fashion_mnist
-    from ganglion.data.folds import Folds
-    from ganglion.data.group_split import GroupSplit
-    from ganglion.data.leases import lease
-    from ganglion.data.limited import LimitedSource, limit
-    from ganglion.data.loader import Loader, open_loader
-    from ganglion.data.mixed import MixedSource, interleave
+    from ganglion.data.files.retry import Retry
+    from ganglion.data.loading.certificate import Certificate
+    from ganglion.data.loading.leases import lease
+    from ganglion.data.loading.loader import Loader, open_loader
     from ganglion.data.order import Order
-    from ganglion.data.part import Part, whole
+    from ganglion.data.parts.dataset_part import DatasetPart, where
+    from ganglion.data.parts.folds import Folds
+    from ganglion.data.parts.group_split import GroupSplit
+    from ganglion.data.parts.part import Part, whole
+    from ganglion.data.parts.split import PlainSplit, Split, split_from
+    from ganglion.data.parts.stratified_split import StratifiedSplit
+    from ganglion.data.parts.time_split import TimeSplit
     from ganglion.data.preparation.driver import Progress, grow, prepare, prepare_elsewhere, replay
-    from ganglion.data.prepared import PreparedDataset, open_dataset
-    from ganglion.data.retry import Retry
-    from ganglion.data.schema import Field
+    from ganglion.data.records.schema import Field
     from ganglion.data.source import PlainSource, Source, source_data, source_from
     from ganglion.data.sources.arrow import ArrowSource
     from ganglion.data.sources.csv import CsvSource
@@ -36,62 +37,61 @@ if TYPE_CHECKING:
     from ganglion.data.sources.idx import IdxSource
     from ganglion.data.sources.images import ImageFolderSource
     from ganglion.data.sources.json_lines import JsonLinesSource
+    from ganglion.data.sources.limited import LimitedSource, limit
     from ganglion.data.sources.memory import ArraySource, frame_source
+    from ganglion.data.sources.mixed import MixedSource, interleave
     from ganglion.data.sources.opening import open_source
     from ganglion.data.sources.parquet import ParquetSource
     from ganglion.data.sources.text import TextSource
     from ganglion.data.sources.tfrecord import TFRecordSource, write_tfrecord
-    from ganglion.data.split import PlainSplit, Split, split_from
+    from ganglion.data.sources.transformed import TransformedSource
     from ganglion.data.statistics import Statistics, source_statistics, statistics_of
-    from ganglion.data.stratified_split import StratifiedSplit
-    from ganglion.data.time_split import TimeSplit
-    from ganglion.data.transformed import TransformedSource
 
 _MODULES = {
     "ArraySource": "sources.memory",
     "ArrowSource": "sources.arrow",
     "BlockedOrder": "blocked_order",
     "CLASSES": "datasets",
-    "Certificate": "certificate",
+    "Certificate": "loading.certificate",
     "CsvSource": "sources.csv",
-    "DatasetPart": "dataset_part",
+    "DatasetPart": "parts.dataset_part",
     "DecodedSource": "sources.decoder",
-    "Field": "schema",
+    "Field": "records.schema",
     "FixedLengthSource": "sources.fixed_length",
-    "Folds": "folds",
-    "GroupSplit": "group_split",
+    "Folds": "parts.folds",
+    "GroupSplit": "parts.group_split",
     "IdxSource": "sources.idx",
     "ImageFolderSource": "sources.images",
     "JsonLinesSource": "sources.json_lines",
-    "LimitedSource": "limited",
-    "Loader": "loader",
-    "MixedSource": "mixed",
+    "LimitedSource": "sources.limited",
+    "Loader": "loading.loader",
+    "MixedSource": "sources.mixed",
     "Order": "order",
     "ParquetSource": "sources.parquet",
-    "Part": "part",
+    "Part": "parts.part",
     "PlainSource": "source",
-    "PlainSplit": "split",
-    "PreparedDataset": "prepared",
+    "PlainSplit": "parts.split",
+    "PreparedDataset": "dataset.prepared",
     "Progress": "preparation.driver",
-    "Retry": "retry",
+    "Retry": "files.retry",
     "Source": "source",
-    "Split": "split",
+    "Split": "parts.split",
     "Statistics": "statistics",
-    "StratifiedSplit": "stratified_split",
+    "StratifiedSplit": "parts.stratified_split",
     "TFRecordSource": "sources.tfrecord",
     "TextSource": "sources.text",
-    "TimeSplit": "time_split",
-    "TransformedSource": "transformed",
+    "TimeSplit": "parts.time_split",
+    "TransformedSource": "sources.transformed",
     "Unusable": "sources.decoder",
     "fashion_mnist": "datasets",
     "frame_source": "sources.memory",
     "grow": "preparation.driver",
-    "interleave": "mixed",
-    "lease": "leases",
-    "limit": "limited",
+    "interleave": "sources.mixed",
+    "lease": "loading.leases",
+    "limit": "sources.limited",
     "mixing": "blocked_order",
-    "open_dataset": "prepared",
-    "open_loader": "loader",
+    "open_dataset": "dataset.prepared",
+    "open_loader": "loading.loader",
     "open_source": "sources.opening",
     "prepare": "preparation.driver",
     "prepare_elsewhere": "preparation.driver",
@@ -99,10 +99,10 @@ _MODULES = {
     "source_data": "source",
     "source_from": "source",
     "source_statistics": "statistics",
-    "split_from": "split",
+    "split_from": "parts.split",
     "statistics_of": "statistics",
-    "where": "dataset_part",
-    "whole": "part",
+    "where": "parts.dataset_part",
+    "whole": "parts.part",
     "write_tfrecord": "sources.tfrecord",
 }
 

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ganglion.core.errors import DataError
-from ganglion.data.batch_plan import EpochOrder
+from ganglion.data.loading.batch_plan import EpochOrder
 from ganglion.data.order import Order, Positions, derive_seed, permute
 
 BLOCKS = 64

@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ganglion.core.errors import DataError
-from ganglion.data.columns import Array, Column
-from ganglion.data.schema import BYTES, Field, Schema, describe
+from ganglion.data.records.columns import Array, Column
+from ganglion.data.records.schema import BYTES, Field, Schema, describe
 
 TILE = 96
 """Pixels of the square that an image is fitted into; smaller ones are enlarged by whole factors."""

@@ -18,17 +18,17 @@ import numpy as np
 
 from ganglion.core.errors import DataError
 from ganglion.core.registry import load_object
-from ganglion.data.bad_record import SetAside, refuse
-from ganglion.data.batch import Batch
-from ganglion.data.column_data import column_data
-from ganglion.data.columns import Columns, join, part, records_of
-from ganglion.data.fingerprint import fingerprint_columns
-from ganglion.data.schema import Field, Schema, records_within
-from ganglion.data.unit import Unit
+from ganglion.data.records.bad_record import SetAside, refuse
+from ganglion.data.records.batch import Batch
+from ganglion.data.records.column_data import column_data
+from ganglion.data.records.columns import Columns, join, part, records_of
+from ganglion.data.records.fingerprint import fingerprint_columns
+from ganglion.data.records.schema import Field, Schema, records_within
+from ganglion.data.records.unit import Unit
 
 if TYPE_CHECKING:
+    from ganglion.data.sources.transformed import TransformedSource
     from ganglion.data.transform import Transform
-    from ganglion.data.transformed import TransformedSource
 
 _READING = 2**23  # bytes that a convenience holds of a unit
 
@@ -152,7 +152,7 @@ class PlainSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_f
             transforms: what is done, in order.
             seed: of those that are random.
         """
-        from ganglion.data.transformed import TransformedSource
+        from ganglion.data.sources.transformed import TransformedSource
 
         return TransformedSource(source=self, transforms=transforms, seed=seed)
 
@@ -176,7 +176,7 @@ class PlainSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_f
             fields: of what it returns, if that cannot be found out.
             arguments: given to it by name, beside the records; plain data, or `Statistics`.
         """
-        from ganglion.data.function import function_of
+        from ganglion.data.transforms.function import function_of
         from ganglion.data.transforms.map import Map
 
         announced = None if fields is None else tuple(fields)
@@ -188,8 +188,8 @@ class PlainSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_f
         self, function: Any, *, records: bool = False, random: bool = False, **arguments: Any
     ) -> TransformedSource:
         """Only records for which a function returns true; arguments as for `map`; see `transforms.Filter`."""
-        from ganglion.data.function import function_of
         from ganglion.data.transforms.filter import Filter
+        from ganglion.data.transforms.function import function_of
 
         return self.transform(Filter(function_of(function, arguments), records=records, random=random))
 

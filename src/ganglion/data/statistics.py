@@ -18,15 +18,15 @@ import numpy as np
 from ganglion.artifacts.files import write_durably
 from ganglion.artifacts.store import Artifact
 from ganglion.core.errors import DataError, suggest
-from ganglion.data.bad_record import SetAside, refuse
-from ganglion.data.column_stream import find_fields, stream_columns
-from ganglion.data.columns import Column, Columns, join, part, records_of, take
-from ganglion.data.dataset_part import check_part
+from ganglion.data.dataset.column_stream import find_fields, stream_columns
 from ganglion.data.moments import Moments, MomentsTree
-from ganglion.data.part import Part
-from ganglion.data.schema import BYTES, TEXT, Field
+from ganglion.data.parts.dataset_part import check_part
+from ganglion.data.parts.part import Part
+from ganglion.data.parts.split import Divisible
+from ganglion.data.records.bad_record import SetAside, refuse
+from ganglion.data.records.columns import Column, Columns, join, part, records_of, take
+from ganglion.data.records.schema import BYTES, TEXT, Field
 from ganglion.data.source import PlainSource
-from ganglion.data.split import Divisible
 from ganglion.data.vocabulary import MOST, Value, Vocabulary
 
 if TYPE_CHECKING:

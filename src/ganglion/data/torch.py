@@ -13,9 +13,9 @@ import torch
 import torch.utils.data
 
 from ganglion.core.errors import DataError
-from ganglion.data.batch import Batch
-from ganglion.data.columns import Column
-from ganglion.data.loader import Loader
+from ganglion.data.loading.loader import Loader
+from ganglion.data.records.batch import Batch
+from ganglion.data.records.columns import Column
 
 
 def to_tensors(columns: Mapping[str, Column]) -> dict[str, Any]:

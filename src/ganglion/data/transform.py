@@ -14,9 +14,9 @@ import msgspec
 
 from ganglion.core.errors import DataError, suggest
 from ganglion.core.registry import load_object
-from ganglion.data.batch import Batch
-from ganglion.data.draw import Draw
-from ganglion.data.schema import Field, Schema, describe
+from ganglion.data.records.batch import Batch
+from ganglion.data.records.draw import Draw
+from ganglion.data.records.schema import Field, Schema, describe
 
 
 class BadRecordsError(Exception):

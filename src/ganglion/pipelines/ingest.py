@@ -8,8 +8,8 @@ import msgspec
 
 from ganglion.artifacts.store import Artifact
 from ganglion.core.resources import Resources
-from ganglion.data import PlainSource, Progress, Split, limit, open_dataset, prepare, prepare_elsewhere
-from ganglion.data.quarantine import MAX_BAD, MaxBad
+from ganglion.data import PlainSource, PreparedDataset, Progress, Split, limit, open_dataset, prepare, prepare_elsewhere
+from ganglion.data.dataset.quarantine import MAX_BAD, MaxBad
 from ganglion.execution.entry import Entry
 from ganglion.execution.spec import Task
 from ganglion.workflow import Host, operation
@@ -88,6 +88,17 @@ def ingest(
             limited, call.store, max_bad=max_bad, memory=memory, workers=workers, run=run, progress=progress
         )
     host.report({"records": prepared.count, "bad_records": prepared.manifest.set_aside})
+    return training_data(prepared, held_out, split_seed)
+
+
+def training_data(prepared: PreparedDataset, held_out: float, split_seed: int) -> TrainingData:
+    """Divide a prepared dataset at random.
+
+    Args:
+        prepared: the dataset.
+        held_out: fraction of the records that is never trained on.
+        split_seed: which records these are.
+    """
     image = next((field for field in prepared.schema if field.name == "image"), None)
     return TrainingData(
         dataset=prepared.artifact,

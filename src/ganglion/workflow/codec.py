@@ -24,6 +24,7 @@ from ganglion.artifacts.store import Artifact, FolderStore
 from ganglion.core.errors import GraphError, UserError
 from ganglion.core.registry import load_object
 from ganglion.core.run_events import ArtifactReference
+from ganglion.fingerprints import ImportPath
 
 TAG = "$"
 _SMALLEST, _LARGEST = -(2**63), 2**63 - 1
@@ -44,6 +45,10 @@ class Encoded:
 
     def __repr__(self) -> str:
         return f"Encoded({self.data!r})"
+
+    def fingerprint(self) -> tuple[Any, list[ImportPath]]:
+        """What stands for the value in fingerprints: its data, and the code that decoding it needs."""
+        return self.data, [ImportPath(path) for path in dict.fromkeys(named_objects(self.data))]
 
 
 class CodecError(UserError):

@@ -25,12 +25,12 @@ from ganglion.core.clock import Clock, SystemClock
 from ganglion.core.ids import Ids, RandomIds
 from ganglion.core.log import get_logger
 from ganglion.core.run_events import AnyRunEvent, RunFinished, RunStarted, StepFinished
+from ganglion.fingerprints import ganglion_version
 from ganglion.workflow import codec, plan
 from ganglion.workflow.executor import RunContext, StepExecutor
 from ganglion.workflow.graph import Graph, Node, StepOutput, substitute
 from ganglion.workflow.journal import Journal
 from ganglion.workflow.memo import Memo
-from ganglion.workflow.origins import ganglion_version
 from ganglion.workflow.result import RunResult
 from ganglion.workflow.resume import code_of, open_unfinished
 

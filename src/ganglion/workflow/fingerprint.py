@@ -9,8 +9,7 @@ from typing import Any
 
 import msgspec
 
-from ganglion.workflow.code import UNKNOWN, CodeWalk
-from ganglion.workflow.origins import ganglion_version
+from ganglion.fingerprints import UNKNOWN, CodeWalk, digest_parts, ganglion_version
 
 _READABLE = ("version", "setting")
 """Parts whose values a person can read; the others are digests."""
@@ -54,11 +53,6 @@ def take_fingerprint(
     walk.parts["version ganglion"] = ganglion_version()
     digest = None if walk.problems else digest_parts(walk.parts)
     return Fingerprint(digest=digest, parts=walk.parts, reason="; ".join(dict.fromkeys(walk.problems)))
-
-
-def digest_parts(parts: Mapping[str, str]) -> str:
-    """One digest of all parts; those that have none count as the same."""
-    return hashlib.sha256(msgspec.json.encode(sorted(parts.items()))).hexdigest()
 
 
 def what_changed(before: Mapping[str, str], now: Mapping[str, str]) -> str:

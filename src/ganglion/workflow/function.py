@@ -8,9 +8,9 @@ from typing import Any
 
 from ganglion.execution.entry import Entry
 from ganglion.execution.spec import Task
+from ganglion.fingerprints import project_folders
 from ganglion.workflow import codec
 from ganglion.workflow.operation import Host, Operation, StepCall
-from ganglion.workflow.origins import project_folders
 
 RUNNER = Entry(path="ganglion.workflow.runner:run_step")
 

@@ -14,8 +14,8 @@ import msgspec
 
 from ganglion.core.config import merge
 from ganglion.core.errors import ConfigurationError, suggest
+from ganglion.fingerprints import project_folders
 from ganglion.workflow.graph import Graph, trace_into
-from ganglion.workflow.origins import project_folders
 
 P = ParamSpec("P")
 R = TypeVar("R")

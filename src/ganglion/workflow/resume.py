@@ -8,8 +8,7 @@ import msgspec
 
 from ganglion.core.errors import UserError
 from ganglion.core.run_events import RunFinished, RunStarted
-from ganglion.workflow.code import CodeWalk
-from ganglion.workflow.fingerprint import digest_parts
+from ganglion.fingerprints import CodeWalk, digest_parts
 from ganglion.workflow.graph import Graph
 from ganglion.workflow.journal import Journal, read_first
 

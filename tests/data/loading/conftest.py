@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ganglion.artifacts.store import FolderStore
-from ganglion.data.prepared import PreparedDataset
+from ganglion.data.dataset.prepared import PreparedDataset
 
 HERE = str(Path(__file__).parent)
 sys.path.insert(0, HERE)  # also for the processes of loaders, which get it by name

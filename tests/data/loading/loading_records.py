@@ -11,12 +11,12 @@ import numpy as np
 from ganglion.artifacts.store import FolderStore
 from ganglion.core.errors import OutageError
 from ganglion.data import JsonLinesSource, prepare
-from ganglion.data.batch import Batch
-from ganglion.data.draw import Draw
-from ganglion.data.prepared import PreparedDataset
-from ganglion.data.schema import Schema
+from ganglion.data.dataset.prepared import PreparedDataset
+from ganglion.data.records.batch import Batch
+from ganglion.data.records.draw import Draw
+from ganglion.data.records.schema import Schema
+from ganglion.data.sources.transformed import TransformedSource
 from ganglion.data.transform import Transform
-from ganglion.data.transformed import TransformedSource
 from ganglion.data.transforms.pack import Pack
 
 LENGTH = 16

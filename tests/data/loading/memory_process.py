@@ -1,4 +1,4 @@
-"""Loads a dataset and reports by how much its memory, and that of the processes it started, grew at most."""
+"""Loads a dataset and reports by how much its memory grew at most."""
 
 from __future__ import annotations
 
@@ -6,36 +6,31 @@ import json
 import sys
 from pathlib import Path
 
-import psutil
 from loading_records import TRANSFORMS  # noqa: F401  # what loading may need is imported before memory is measured
 
 from ganglion.artifacts.store import Artifact, FolderStore
-from ganglion.data.loader import Loader
-from ganglion.data.prepared import PreparedDataset
+from ganglion.data.dataset.prepared import PreparedDataset
+from ganglion.data.loading.loader import Loader
 from ganglion.data.transforms.normalise import Scale
 
 
 def taken() -> int:
-    """Proportional set size of this process, and of what data workers hold beyond their imports, in bytes."""
-    return sum(_proportional(pid) for pid in (psutil.Process().pid, *workers()))
-
-
-def workers() -> list[int]:
-    return [process.pid for process in psutil.Process().children(recursive=True)]
-
-
-def _proportional(pid: int) -> int:
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1]) * 1024
-    return 0
+    """Proportional set size of this process, in bytes."""
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
 
 
 def main(store: str, artifact: str, options: dict) -> None:
     dataset_of = Artifact(**json.loads(artifact))
-    transforms = (Scale("image", 0, 255),)
+    if options.pop("arrow"):
+        import pyarrow as pa
+
+        pa.array(["warm"]).take(pa.array([0]))
+        pa.set_memory_pool(pa.system_memory_pool())
     before = taken()
-    with Loader(PreparedDataset(dataset_of, FolderStore(Path(store))), transforms=transforms, **options) as loader:
+    dataset = PreparedDataset(dataset_of, FolderStore(Path(store)))
+    scaled = (Scale("image", 0, 255),) if dataset.schema[0].fixed else ()
+    with Loader(dataset, transforms=scaled, **options) as loader:
         largest, records = 0, 0
         for batch in loader:
             records += len(batch)

@@ -9,8 +9,8 @@ from pathlib import Path
 from loading_records import TRANSFORMS, digest
 
 from ganglion.artifacts.store import Artifact, FolderStore
-from ganglion.data.loader import Loader
-from ganglion.data.prepared import PreparedDataset
+from ganglion.data.dataset.prepared import PreparedDataset
+from ganglion.data.loading.loader import Loader
 
 
 def main(store: str, artifact: str, options: dict, state: dict | None) -> None:

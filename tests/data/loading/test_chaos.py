@@ -18,7 +18,7 @@ import pytest
 from loading_records import TRANSFORMS
 
 from ganglion.data import Loader
-from ganglion.data.prepared import PreparedDataset
+from ganglion.data.dataset.prepared import PreparedDataset
 
 HERE = Path(__file__).parent
 WORLDS = (2, 1, 3)

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from loading_records import TRANSFORMS, global_batch
 
 from ganglion.data import Loader
-from ganglion.data.certificate import Certificate
-from ganglion.data.prepared import PreparedDataset
+from ganglion.data.dataset.prepared import PreparedDataset
+from ganglion.data.loading.certificate import Certificate
 
 WORLDS = (1, 2, 5, 3, 8, 1)
 BATCH = 37  # divides nothing here

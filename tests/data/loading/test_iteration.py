@@ -11,10 +11,10 @@ from loading_records import TRANSFORMS, Away, Jitter, Keep, Strict, digest
 
 from ganglion.core.errors import DataError, OutageError
 from ganglion.data import Loader, Split
-from ganglion.data.bad_record import BadRecord
-from ganglion.data.loader import MASK
+from ganglion.data.dataset.prepared import PreparedDataset
+from ganglion.data.loading.loader import MASK
 from ganglion.data.order import Order
-from ganglion.data.prepared import PreparedDataset
+from ganglion.data.records.bad_record import BadRecord
 from ganglion.data.transforms.normalise import Scale
 
 
@@ -199,8 +199,8 @@ def test_an_outage_is_raised_once_and_the_next_call_goes_on_at_the_same_batch(pa
 
 @pytest.mark.parametrize("records", [10**4, 10**9])
 def test_going_on_at_ninety_percent_maps_no_more_positions_than_beginning(monkeypatch, records: int) -> None:
-    from ganglion.data.batch_plan import BatchPlan, Span
-    from ganglion.data.part import whole
+    from ganglion.data.loading.batch_plan import BatchPlan, Span
+    from ganglion.data.parts.part import whole
 
     mapped = []
     at = Order.at

@@ -14,7 +14,7 @@ from loading_records import TRANSFORMS, Away, Deadly, digest
 
 from ganglion.core.errors import ExecutionError, OutageError
 from ganglion.data import Loader
-from ganglion.data.prepared import PreparedDataset
+from ganglion.data.dataset.prepared import PreparedDataset
 
 PATIENCE = 30.0
 

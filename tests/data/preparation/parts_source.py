@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from ganglion.data.bad_record import BadRecord, SetAside
-from ganglion.data.batch import Batch
-from ganglion.data.columns import Columns
-from ganglion.data.schema import Field, Schema, records_within
+from ganglion.data.records.bad_record import BadRecord, SetAside
+from ganglion.data.records.batch import Batch
+from ganglion.data.records.columns import Columns
+from ganglion.data.records.schema import Field, Schema, records_within
+from ganglion.data.records.unit import RECORDS, Unit
 from ganglion.data.source import PlainSource
 from ganglion.data.transform import Transform
-from ganglion.data.unit import RECORDS, Unit
 
 
 class PartsSource(PlainSource, frozen=True, tag="parts_source:PartsSource"):

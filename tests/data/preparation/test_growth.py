@@ -11,7 +11,7 @@ from parts_source import PartsSource, write_part
 from ganglion.artifacts.store import FolderStore
 from ganglion.core.errors import DataError
 from ganglion.data import ArraySource, Loader, grow, open_dataset, prepare
-from ganglion.data.unit import RECORDS
+from ganglion.data.records.unit import RECORDS
 
 
 def test_only_new_files_are_read_and_numbers_of_records_stay(parts: PartsSource, store: FolderStore, reads) -> None:

@@ -19,12 +19,12 @@ from ganglion.artifacts.store import FolderStore
 from ganglion.core.errors import DataError
 from ganglion.core.registry import load_object
 from ganglion.data import ArraySource, Field, PreparedDataset, Progress, limit, open_dataset, prepare
-from ganglion.data.bad_record import BadRecord, SetAside
-from ganglion.data.batch import Batch
-from ganglion.data.manifest import MANIFEST
+from ganglion.data.dataset.manifest import MANIFEST
 from ganglion.data.preparation.staging import kept
-from ganglion.data.schema import Schema
-from ganglion.data.unit import RECORDS, Unit
+from ganglion.data.records.bad_record import BadRecord, SetAside
+from ganglion.data.records.batch import Batch
+from ganglion.data.records.schema import Schema
+from ganglion.data.records.unit import RECORDS, Unit
 
 
 class ScriptedSource:

@@ -13,11 +13,18 @@ from test_prepare import ScriptedSource
 from ganglion.artifacts.store import FolderStore
 from ganglion.core.errors import DataError
 from ganglion.data import Field, prepare, replay
-from ganglion.data.bad_record import BadRecord
-from ganglion.data.batch import Batch
-from ganglion.data.manifest import BadCount
-from ganglion.data.quarantine import PAYLOADS, QuarantineWriter, add_counts, count_bad, read_quarantine, too_many
-from ganglion.data.unit import RECORDS, Unit
+from ganglion.data.dataset.manifest import BadCount
+from ganglion.data.dataset.quarantine import (
+    PAYLOADS,
+    QuarantineWriter,
+    add_counts,
+    count_bad,
+    read_quarantine,
+    too_many,
+)
+from ganglion.data.records.bad_record import BadRecord
+from ganglion.data.records.batch import Batch
+from ganglion.data.records.unit import RECORDS, Unit
 
 
 @pytest.fixture

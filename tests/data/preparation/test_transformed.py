@@ -11,10 +11,10 @@ from parts_source import PairUp, PartsSource, is_odd, is_odd_mended, write_part
 from ganglion.artifacts.store import FolderStore
 from ganglion.core.errors import DataError
 from ganglion.data import grow, limit, prepare, replay
-from ganglion.data.mixed import interleave
-from ganglion.data.transformed import TransformedSource
+from ganglion.data.records.unit import RECORDS
+from ganglion.data.sources.mixed import interleave
+from ganglion.data.sources.transformed import TransformedSource
 from ganglion.data.transforms.filter import Filter
-from ganglion.data.unit import RECORDS
 
 
 def odd(source: PartsSource, function=is_odd) -> TransformedSource:

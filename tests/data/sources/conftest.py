@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ganglion.data import line_blocks, line_source
+from ganglion.data.sources import line_blocks, line_source
 
 pytest.register_assert_rewrite("source_contract")
 

@@ -15,7 +15,7 @@ from source_contract import read_all, read_unit
 
 from ganglion.core.errors import DataError
 from ganglion.data import CsvSource, Field
-from ganglion.data.schema import describe
+from ganglion.data.records.schema import describe
 
 HEADER = b"id,x,label\n"
 

@@ -11,7 +11,7 @@ from source_contract import read_all
 
 from ganglion.core.errors import DataError, OutageError
 from ganglion.data import CsvSource, Retry, TextSource
-from ganglion.data.files import list_files, open_file
+from ganglion.data.files.access import list_files, open_file
 
 QUICK = Retry(patience=0.3, timeout=0.2, first_delay=0.01, most_delay=0.05)
 BODY = b"".join(b"line %06d\n" % i for i in range(400_000))  # more than the buffers of a connection hold

@@ -10,7 +10,7 @@ from source_contract import read_all
 
 from ganglion.core.errors import DataError
 from ganglion.data import Field, JsonLinesSource
-from ganglion.data.schema import describe
+from ganglion.data.records.schema import describe
 
 
 def lines(*rows: object) -> bytes:

@@ -10,7 +10,7 @@ from source_contract import read_all
 
 from ganglion.core.errors import DataError
 from ganglion.data import ArraySource, frame_source
-from ganglion.data.schema import describe
+from ganglion.data.records.schema import describe
 
 
 def test_numpy_arrays_are_not_copied() -> None:

@@ -14,10 +14,10 @@ import postgresql_server
 import pytest
 
 from ganglion.core.errors import DataError, OutageError
-from ganglion.data.bad_record import BadRecord, refuse
-from ganglion.data.batch import Batch
-from ganglion.data.retry import Retry
-from ganglion.data.schema import Field
+from ganglion.data.files.retry import Retry
+from ganglion.data.records.bad_record import BadRecord, refuse
+from ganglion.data.records.batch import Batch
+from ganglion.data.records.schema import Field
 from ganglion.data.source import source_data, source_from
 from ganglion.data.sources.sql import SqlSource
 

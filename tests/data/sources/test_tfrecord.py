@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ganglion.core.errors import DataError
-from ganglion.data.bad_record import BadRecord
-from ganglion.data.batch import Batch
-from ganglion.data.schema import Field
+from ganglion.data.records.bad_record import BadRecord
+from ganglion.data.records.batch import Batch
+from ganglion.data.records.schema import Field
 from ganglion.data.source import source_data, source_from
 from ganglion.data.sources.example import encode
 from ganglion.data.sources.tfrecord import TFRecordSource, write_tfrecord

@@ -6,15 +6,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ganglion.data.bad_record import BadRecord, SetAside
-from ganglion.data.batch import Batch
-from ganglion.data.columns import Columns, part, records_of
-from ganglion.data.fingerprint import fingerprint_columns
-from ganglion.data.schema import Field, Schema
+from ganglion.data.records.bad_record import BadRecord, SetAside
+from ganglion.data.records.batch import Batch
+from ganglion.data.records.columns import Columns, part, records_of
+from ganglion.data.records.fingerprint import fingerprint_columns
+from ganglion.data.records.schema import Field, Schema
+from ganglion.data.records.unit import Unit
 from ganglion.data.source import PlainSource
+from ganglion.data.sources.transformed import TransformedSource
 from ganglion.data.transform import Transform
-from ganglion.data.transformed import TransformedSource
-from ganglion.data.unit import Unit
 
 
 class Pieces(PlainSource, frozen=True, eq=False):

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ganglion.core.errors import DataError
-from ganglion.data.batch import Batch
-from ganglion.data.draw import Draw
-from ganglion.data.schema import Field
+from ganglion.data.records.batch import Batch
+from ganglion.data.records.draw import Draw
+from ganglion.data.records.schema import Field
 from ganglion.data.transforms import Crop, Decode, Flip, Grayscale, Noise, Normalise, Resize, Rotate
 
 RNG = np.random.default_rng(5)

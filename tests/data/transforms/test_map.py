@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 
 from ganglion.core.errors import DataError, OutageError
 from ganglion.data import ArraySource, limit, source_data, source_from
-from ganglion.data.bad_record import refuse
-from ganglion.data.batch import Batch
-from ganglion.data.chain import Chain
-from ganglion.data.draw import Draw
-from ganglion.data.schema import Field
+from ganglion.data.records.bad_record import refuse
+from ganglion.data.records.batch import Batch
+from ganglion.data.records.draw import Draw
+from ganglion.data.records.schema import Field
+from ganglion.data.records.unit import RECORDS
 from ganglion.data.statistics import source_statistics
 from ganglion.data.transform import transform_from
 from ganglion.data.transforms import Filter, Map, Normalise, Pack, Select
-from ganglion.data.unit import RECORDS
+from ganglion.data.transforms.chain import Chain
 
 RUNS = settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 X = np.arange(200, dtype=np.int64)

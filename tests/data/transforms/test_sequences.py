@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ganglion.core.errors import DataError
-from ganglion.data.schema import Field
+from ganglion.data.records.schema import Field
+from ganglion.data.records.unit import RECORDS
 from ganglion.data.transforms import BucketByLength, Pack, Pad, Truncate
-from ganglion.data.unit import RECORDS
 
 TOKENS = st.lists(st.lists(st.integers(1, 2**30), max_size=12), min_size=1, max_size=30)
 RUNS = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ganglion.core.errors import DataError
-from ganglion.data.schema import Field
+from ganglion.data.records.schema import Field
 from ganglion.data.transforms import Bucketise, Cast, Cross, Drop, LookUp, Rename, Scale, Select
 
 RUNS = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -7,7 +7,7 @@ import msgspec
 from ganglion.artifacts.store import Artifact, FolderStore
 from ganglion.core import faults
 from ganglion.core.errors import DataError
-from ganglion.data.manifest import (
+from ganglion.data.dataset.manifest import (
     FORMAT,
     KIND,
     MANIFEST,
@@ -18,10 +18,10 @@ from ganglion.data.manifest import (
     quarantine_path,
     segment_path,
 )
+from ganglion.data.dataset.prepared import PreparedDataset
+from ganglion.data.dataset.quarantine import add_counts
 from ganglion.data.preparation.plan import Plan
 from ganglion.data.preparation.staging import Report, Staging
-from ganglion.data.prepared import PreparedDataset
-from ganglion.data.quarantine import add_counts
 from ganglion.data.source import Source
 
 

@@ -14,14 +14,22 @@ import msgspec
 from ganglion.artifacts.store import Artifact, FolderStore
 from ganglion.core.clock import Clock, SystemClock
 from ganglion.core.errors import DataError
-from ganglion.data.bad_record import BadRecord
+from ganglion.data.dataset.prepared import PreparedDataset
+from ganglion.data.dataset.quarantine import (
+    MAX_BAD,
+    MaxBad,
+    add_counts,
+    check_max_bad,
+    explain,
+    read_quarantine,
+    too_many,
+)
 from ganglion.data.preparation.identity import describe_source, description_digest
 from ganglion.data.preparation.piece import MEMORY
 from ganglion.data.preparation.plan import Plan
 from ganglion.data.preparation.staging import Made, Report, Staging, newest, remember
 from ganglion.data.preparation.work import Elsewhere, Here, Job, Parts, Purpose, Run, receive_source, send_source
-from ganglion.data.prepared import PreparedDataset
-from ganglion.data.quarantine import MAX_BAD, MaxBad, add_counts, check_max_bad, explain, read_quarantine, too_many
+from ganglion.data.records.bad_record import BadRecord
 from ganglion.data.source import PlainSource, Source
 from ganglion.execution.member import current_member
 

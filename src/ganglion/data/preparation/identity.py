@@ -16,10 +16,10 @@ import numpy as np
 
 from ganglion.core.errors import UserError
 from ganglion.core.registry import load_object
-from ganglion.data.code_digest import NoDigestError, digest_code
-from ganglion.data.manifest import FORMAT
+from ganglion.data.dataset.manifest import FORMAT
 from ganglion.data.preparation.tally import sources_within
 from ganglion.data.source import PlainSource, Source
+from ganglion.fingerprints import NoDigestError, digest_code
 
 _IMPORT_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 

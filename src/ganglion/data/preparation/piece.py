@@ -9,19 +9,19 @@ import numpy as np
 
 from ganglion.artifacts.store import FolderStore
 from ganglion.core.errors import DataError
-from ganglion.data.bad_record import BadRecord
-from ganglion.data.batch import Batch
-from ganglion.data.manifest import KIND, Account
+from ganglion.data.dataset.manifest import KIND, Account
+from ganglion.data.dataset.prepared import PreparedDataset
+from ganglion.data.dataset.quarantine import QuarantineWriter, count_bad, read_quarantine
 from ganglion.data.preparation.plan import Piece, Plan, PlannedUnit
 from ganglion.data.preparation.segment_writer import LONGEST, SegmentWriter, lengths
 from ganglion.data.preparation.staging import Report, Staging
 from ganglion.data.preparation.tally import Tally, makes_records, numbers_through
-from ganglion.data.prepared import PreparedDataset
-from ganglion.data.quarantine import QuarantineWriter, count_bad, read_quarantine
-from ganglion.data.schema import Field, Schema, describe
+from ganglion.data.records.bad_record import BadRecord
+from ganglion.data.records.batch import Batch
+from ganglion.data.records.schema import Field, Schema, describe
+from ganglion.data.records.unit import RECORDS, inner_unit, unit_of
 from ganglion.data.source import Source
-from ganglion.data.transformed import TransformedSource
-from ganglion.data.unit import RECORDS, inner_unit, unit_of
+from ganglion.data.sources.transformed import TransformedSource
 
 MEMORY = 512 * 2**20
 """Bytes that a preparation may take where nothing else is said."""

@@ -9,10 +9,10 @@ import msgspec
 
 from ganglion.artifacts.store import Artifact
 from ganglion.core.errors import DataError
-from ganglion.data.arrow_layout import IDS, storage
-from ganglion.data.manifest import Account, Manifest, Origin
-from ganglion.data.schema import Schema, describe
-from ganglion.data.unit import Unit
+from ganglion.data.dataset.arrow_layout import IDS, storage
+from ganglion.data.dataset.manifest import Account, Manifest, Origin
+from ganglion.data.records.schema import Schema, describe
+from ganglion.data.records.unit import Unit
 
 SMALLEST_PIECE = 16 * 2**20
 LARGEST_PIECE = 2**30

@@ -12,13 +12,13 @@ import numpy.typing as npt
 
 from ganglion.artifacts.store import FolderStore
 from ganglion.core import faults
-from ganglion.data.arrow_layout import ALIGNMENT, IDS, Buffer, Layout, lay_out, storage
-from ganglion.data.batch import Batch
-from ganglion.data.checksum import BlockChecksums
-from ganglion.data.columns import Array
-from ganglion.data.manifest import KIND
+from ganglion.data.dataset.arrow_layout import ALIGNMENT, IDS, Buffer, Layout, lay_out, storage
+from ganglion.data.dataset.checksum import BlockChecksums
+from ganglion.data.dataset.manifest import KIND
 from ganglion.data.preparation.spool import Spool
-from ganglion.data.schema import Field, Schema
+from ganglion.data.records.batch import Batch
+from ganglion.data.records.columns import Array
+from ganglion.data.records.schema import Field, Schema
 
 LONGEST = 2**31 - 1
 """Bytes of one record, at most: where records begin is stored in 32 bits."""

@@ -9,7 +9,7 @@ from typing import IO
 
 import numpy as np
 
-from ganglion.data.columns import Array
+from ganglion.data.records.columns import Array
 
 _READ = 2**20
 

@@ -30,7 +30,7 @@ import msgspec
 from ganglion.artifacts.files import sync_folder, write_durably
 from ganglion.artifacts.store import Artifact, FolderStore
 from ganglion.core import faults
-from ganglion.data.manifest import Account, BadCount
+from ganglion.data.dataset.manifest import Account, BadCount
 from ganglion.data.preparation.plan import Plan
 from ganglion.data.preparation.segment_writer import Written
 

@@ -8,12 +8,12 @@ import msgspec
 import numpy as np
 
 from ganglion.core.errors import DataError
-from ganglion.data.batch import Ids
-from ganglion.data.mixed import MixedSource
+from ganglion.data.records.batch import Ids
+from ganglion.data.records.unit import RECORDS, Unit
 from ganglion.data.source import Source
+from ganglion.data.sources.mixed import MixedSource
+from ganglion.data.sources.transformed import TransformedSource
 from ganglion.data.transform import Transform
-from ganglion.data.transformed import TransformedSource
-from ganglion.data.unit import RECORDS, Unit
 
 
 def numbers_through(source: Source) -> bool:

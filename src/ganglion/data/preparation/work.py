@@ -10,15 +10,15 @@ import msgspec
 
 from ganglion.artifacts.store import Artifact, FolderStore
 from ganglion.core.errors import DataError
-from ganglion.data.manifest import Origin
+from ganglion.data.dataset.manifest import Origin
+from ganglion.data.dataset.prepared import PreparedDataset
 from ganglion.data.preparation.commit import commit
 from ganglion.data.preparation.identity import preparation_key
 from ganglion.data.preparation.piece import write_piece
 from ganglion.data.preparation.plan import Plan, PlannedUnit, check_schema, cut, new_units, sizes_for, units_to_recover
 from ganglion.data.preparation.staging import Order, Report, Staging
 from ganglion.data.preparation.tally import makes_records
-from ganglion.data.prepared import PreparedDataset
-from ganglion.data.schema import describe
+from ganglion.data.records.schema import describe
 from ganglion.data.source import PlainSource, Source, source_data, source_from
 
 Purpose = Literal["prepare", "grow", "replay"]

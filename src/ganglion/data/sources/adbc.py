@@ -10,7 +10,7 @@ import pyarrow as pa
 from adbc_driver_manager import Error, OperationalError
 
 from ganglion.core.errors import DataError, OutageError
-from ganglion.data.retry import Retry, retried
+from ganglion.data.files.retry import Retry, retried
 
 
 def connect(open_connection: Callable[[], Any], retry: Retry, name: str) -> Any:

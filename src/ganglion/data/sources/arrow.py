@@ -10,14 +10,14 @@ import msgspec
 import pyarrow as pa
 
 from ganglion.core.errors import DataError
-from ganglion.data.bad_record import SetAside
-from ganglion.data.batch import Batch
-from ganglion.data.file_source import FileSource, check_required
-from ganglion.data.files import fingerprints, is_local, open_file
-from ganglion.data.schema import Schema, records_within
+from ganglion.data.files.access import fingerprints, is_local, open_file
+from ganglion.data.records.bad_record import SetAside
+from ganglion.data.records.batch import Batch
+from ganglion.data.records.schema import Schema, records_within
+from ganglion.data.records.unit import Unit
 from ganglion.data.sources.arrow_batch import batch_of
 from ganglion.data.sources.arrow_fields import check_fill, check_same, schema_of
-from ganglion.data.unit import Unit
+from ganglion.data.sources.file_source import FileSource, check_required
 
 _FILE = b"ARROW1\0\0"
 

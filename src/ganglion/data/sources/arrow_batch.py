@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ganglion.data.arrow_columns import nan_rows
-from ganglion.data.bad_record import BadRecord, SetAside
-from ganglion.data.batch import Batch
-from ganglion.data.columns import Columns, take
-from ganglion.data.schema import Schema
+from ganglion.data.records.bad_record import BadRecord, SetAside
+from ganglion.data.records.batch import Batch
+from ganglion.data.records.columns import Columns, take
+from ganglion.data.records.schema import Schema
+from ganglion.data.records.unit import Unit
+from ganglion.data.sources.arrow_columns import nan_rows
 from ganglion.data.sources.arrow_fields import column_of
-from ganglion.data.unit import Unit
 
 
 def batch_of(

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ganglion.core.errors import DataError
-from ganglion.data.columns import Array, Column
-from ganglion.data.schema import BYTES, TEXT, Field, Schema
+from ganglion.data.records.columns import Array, Column
+from ganglion.data.records.schema import BYTES, TEXT, Field, Schema
 
 _Mask = npt.NDArray[np.bool_]
 

@@ -12,14 +12,14 @@ import pyarrow.compute as pc
 from pyarrow import csv as arrow_csv
 
 from ganglion.core.errors import DataError, suggest
-from ganglion.data.arrow_columns import arrow_type_of, text_field_of
-from ganglion.data.compression import read_whole
-from ganglion.data.file_source import check_required, plain_field, select
-from ganglion.data.files import DataFile, open_file
-from ganglion.data.line_blocks import BLOCK, blocks
-from ganglion.data.line_source import LineSource
-from ganglion.data.schema import TEXT, Field, Schema
+from ganglion.data.files.access import DataFile, open_file
+from ganglion.data.files.compression import read_whole
+from ganglion.data.records.schema import TEXT, Field, Schema
+from ganglion.data.sources.arrow_columns import arrow_type_of, text_field_of
 from ganglion.data.sources.csv_rows import CsvRows
+from ganglion.data.sources.file_source import check_required, plain_field, select
+from ganglion.data.sources.line_blocks import BLOCK, blocks
+from ganglion.data.sources.line_source import LineSource
 
 _MARK = b"\xef\xbb\xbf"  # what some programs begin UTF-8 with
 _WIDE = (b"\xff\xfe", b"\xfe\xff")  # what UTF-16 begins with

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv as arrow_csv
 
-from ganglion.data.arrow_columns import arrow_type_of
-from ganglion.data.schema import Schema
+from ganglion.data.records.schema import Schema
+from ganglion.data.sources.arrow_columns import arrow_type_of
 
 _TASK = 2**20  # bytes that one thread of Arrow parses
 _FLOAT = r"^(-?[0-9]+\.?[0-9]*([eE][-+]?[0-9]{1,2})?)?$"

@@ -13,15 +13,15 @@ import numpy as np
 
 from ganglion.core.errors import DataError, OutageError
 from ganglion.core.registry import load_object
-from ganglion.data.bad_record import BadRecord, SetAside
-from ganglion.data.batch import Batch
-from ganglion.data.columns import Columns, records_of
-from ganglion.data.compression import TruncatedError, is_empty
-from ganglion.data.file_source import FileSource
-from ganglion.data.files import open_file
-from ganglion.data.schema import Schema
-from ganglion.data.unit import Unit
-from ganglion.data.values import checked_columns, checked_record, columns_from
+from ganglion.data.files.access import open_file
+from ganglion.data.files.compression import TruncatedError, is_empty
+from ganglion.data.records.bad_record import BadRecord, SetAside
+from ganglion.data.records.batch import Batch
+from ganglion.data.records.columns import Columns, records_of
+from ganglion.data.records.schema import Schema
+from ganglion.data.records.unit import Unit
+from ganglion.data.records.values import checked_columns, checked_record, columns_from
+from ganglion.data.sources.file_source import FileSource
 
 
 class Unusable(msgspec.Struct, frozen=True, kw_only=True):

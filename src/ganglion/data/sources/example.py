@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ganglion.core.errors import DataError
-from ganglion.data.columns import Array
+from ganglion.data.records.columns import Array
 
 BYTES, FLOATS, INTEGERS = 1, 2, 3
 KINDS = {BYTES: "bytes", FLOATS: "floats", INTEGERS: "integers"}

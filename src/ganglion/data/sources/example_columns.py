@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ganglion.core.errors import DataError
-from ganglion.data.columns import Array, Column, Columns, join, take
-from ganglion.data.schema import BYTES as BYTE_STRINGS
-from ganglion.data.schema import TEXT, Field, Schema
+from ganglion.data.records.columns import Array, Column, Columns, join, take
+from ganglion.data.records.schema import BYTES as BYTE_STRINGS
+from ganglion.data.records.schema import TEXT, Field, Schema
 from ganglion.data.sources.example import BYTES, FLOATS, INTEGERS, KINDS, Feature, integers, layout, structure
 from ganglion.data.sources.tfrecord_frames import Frames
 

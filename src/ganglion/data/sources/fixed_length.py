@@ -9,14 +9,14 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from ganglion.core.errors import DataError
-from ganglion.data.bad_record import BadRecord, SetAside
-from ganglion.data.batch import Batch
-from ganglion.data.columns import Columns
-from ganglion.data.compression import compression, is_empty, read_whole
-from ganglion.data.file_source import FileSource, check_required
-from ganglion.data.files import DataFile, is_local, open_file
-from ganglion.data.schema import Schema, records_within
-from ganglion.data.unit import Unit
+from ganglion.data.files.access import DataFile, is_local, open_file
+from ganglion.data.files.compression import compression, is_empty, read_whole
+from ganglion.data.records.bad_record import BadRecord, SetAside
+from ganglion.data.records.batch import Batch
+from ganglion.data.records.columns import Columns
+from ganglion.data.records.schema import Schema, records_within
+from ganglion.data.records.unit import Unit
+from ganglion.data.sources.file_source import FileSource, check_required
 
 _UNIT = 64 * 2**20
 

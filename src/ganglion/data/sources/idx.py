@@ -17,14 +17,14 @@ from typing import Any, NoReturn, Self
 import numpy as np
 
 from ganglion.core.errors import DataError
-from ganglion.data.bad_record import SetAside
-from ganglion.data.batch import Batch
-from ganglion.data.columns import Array, Columns
-from ganglion.data.compression import is_compressed
-from ganglion.data.files import fingerprints, list_files, open_file
-from ganglion.data.schema import Field, Schema, records_within
+from ganglion.data.files.access import fingerprints, list_files, open_file
+from ganglion.data.files.compression import is_compressed
+from ganglion.data.records.bad_record import SetAside
+from ganglion.data.records.batch import Batch
+from ganglion.data.records.columns import Array, Columns
+from ganglion.data.records.schema import Field, Schema, records_within
+from ganglion.data.records.unit import Unit
 from ganglion.data.source import PlainSource
-from ganglion.data.unit import Unit
 
 _DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _UNIT = 64 * 2**20

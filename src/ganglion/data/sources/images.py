@@ -17,13 +17,13 @@ import pyarrow as pa
 from PIL import Image, UnidentifiedImageError
 
 from ganglion.core.errors import DataError, suggest
-from ganglion.data.bad_record import BadRecord, SetAside
-from ganglion.data.batch import Batch
-from ganglion.data.columns import Array
-from ganglion.data.file_source import FileSource
-from ganglion.data.files import DataFile, fingerprints, open_file
-from ganglion.data.schema import BYTES, Field, Schema
-from ganglion.data.unit import Unit
+from ganglion.data.files.access import DataFile, fingerprints, open_file
+from ganglion.data.records.bad_record import BadRecord, SetAside
+from ganglion.data.records.batch import Batch
+from ganglion.data.records.columns import Array
+from ganglion.data.records.schema import BYTES, Field, Schema
+from ganglion.data.records.unit import Unit
+from ganglion.data.sources.file_source import FileSource
 
 _FORMATS = {
     "PNG": (".png",),

@@ -10,12 +10,12 @@ import pyarrow as pa
 from pyarrow import json as arrow_json
 
 from ganglion.core.errors import DataError
-from ganglion.data.arrow_columns import arrow_type_of, text_field_of
-from ganglion.data.file_source import check_required
-from ganglion.data.files import DataFile, open_file
-from ganglion.data.line_blocks import blocks, line_ends
-from ganglion.data.line_source import LineSource, Span
-from ganglion.data.schema import Schema
+from ganglion.data.files.access import DataFile, open_file
+from ganglion.data.records.schema import Schema
+from ganglion.data.sources.arrow_columns import arrow_type_of, text_field_of
+from ganglion.data.sources.file_source import check_required
+from ganglion.data.sources.line_blocks import blocks, line_ends
+from ganglion.data.sources.line_source import LineSource, Span
 
 _TASK = 2**20  # bytes that one thread of Arrow parses
 _DIRT = 0.01  # share of lines that may have a key which is no field

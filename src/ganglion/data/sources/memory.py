@@ -9,14 +9,14 @@ import msgspec
 import numpy as np
 
 from ganglion.core.errors import DataError
-from ganglion.data.bad_record import BadRecord, SetAside
-from ganglion.data.batch import Batch
-from ganglion.data.column_data import column_from
-from ganglion.data.columns import Column
-from ganglion.data.fingerprint import fingerprint_columns
-from ganglion.data.schema import Field, Schema, records_within
+from ganglion.data.records.bad_record import BadRecord, SetAside
+from ganglion.data.records.batch import Batch
+from ganglion.data.records.column_data import column_from
+from ganglion.data.records.columns import Column
+from ganglion.data.records.fingerprint import fingerprint_columns
+from ganglion.data.records.schema import Field, Schema, records_within
+from ganglion.data.records.unit import Unit
 from ganglion.data.source import PlainSource
-from ganglion.data.unit import Unit
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -103,7 +103,7 @@ class ArraySource(PlainSource, frozen=True, eq=False, tag="ganglion.data.sources
             return
         import pyarrow as pa
 
-        from ganglion.data.arrow_columns import columns_of, flaws_of
+        from ganglion.data.sources.arrow_columns import columns_of, flaws_of
 
         arrow = {name: column for name, column in batch.columns.items() if not isinstance(column, np.ndarray)}
         schema = tuple(field for field in self.schema if field.name in arrow)

@@ -9,8 +9,8 @@ import msgspec
 
 from ganglion.core.errors import DataError, suggest
 from ganglion.core.registry import load_object
-from ganglion.data.files import list_files
-from ganglion.data.retry import Retry
+from ganglion.data.files.access import list_files
+from ganglion.data.files.retry import Retry
 from ganglion.data.source import PlainSource
 
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zst")

@@ -14,17 +14,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ganglion.core.errors import DataError
-from ganglion.data.bad_record import BadRecord, SetAside
-from ganglion.data.batch import Batch
-from ganglion.data.file_source import FileSource, check_required
-from ganglion.data.files import BUFFER, fingerprints, is_local, open_file
-from ganglion.data.schema import Schema
+from ganglion.data.files.access import BUFFER, fingerprints, is_local, open_file
+from ganglion.data.records.bad_record import BadRecord, SetAside
+from ganglion.data.records.batch import Batch
+from ganglion.data.records.schema import Schema
+from ganglion.data.records.unit import Unit
 from ganglion.data.sources.arrow_batch import batch_of
 from ganglion.data.sources.arrow_fields import check_fill, check_same, schema_of
+from ganglion.data.sources.file_source import FileSource, check_required
 from ganglion.data.sources.parquet_footer import Chunk, Footer, read_footer
 from ganglion.data.sources.parquet_pages import Loss
 from ganglion.data.sources.parquet_row_group import RowGroup, open_parquet
-from ganglion.data.unit import Unit
 
 
 class ParquetSource(FileSource, frozen=True, kw_only=True, tag="ganglion.data.sources.parquet:ParquetSource"):

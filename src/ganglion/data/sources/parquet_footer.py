@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 
 from ganglion.core.errors import DataError
-from ganglion.data.files import open_file
-from ganglion.data.retry import Retry
+from ganglion.data.files.access import open_file
+from ganglion.data.files.retry import Retry
 from ganglion.data.sources.thrift import Struct, number_in, read_struct
 
 ENCODINGS = {

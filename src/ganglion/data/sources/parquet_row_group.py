@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 
 from ganglion.core.errors import DataError
 from ganglion.data.prefetch import prefetch
+from ganglion.data.records.unit import Unit
 from ganglion.data.sources.parquet_footer import Chunk
 from ganglion.data.sources.parquet_pages import Loss, Page, Pages
-from ganglion.data.unit import Unit
 
 _AHEAD = 2
 """Stretches whose pages are verified while others are decoded."""

@@ -11,11 +11,11 @@ import adbc_driver_postgresql.dbapi
 import pyarrow as pa
 
 from ganglion.core.errors import DataError
-from ganglion.data.arrow_columns import Flaws
-from ganglion.data.fingerprint import digest_of
-from ganglion.data.retry import Retry
-from ganglion.data.schema import Field, Schema
+from ganglion.data.files.retry import Retry
+from ganglion.data.records.fingerprint import digest_of
+from ganglion.data.records.schema import Field, Schema
 from ganglion.data.sources import adbc
+from ganglion.data.sources.arrow_columns import Flaws
 from ganglion.data.sources.arrow_fields import field_of
 from ganglion.data.sources.sql_database import KeyRange, Relation, quoted
 

@@ -19,16 +19,16 @@ import msgspec
 import numpy as np
 
 from ganglion.core.errors import DataError
-from ganglion.data.arrow_columns import Flaws, columns_of
-from ganglion.data.bad_record import BadRecord, SetAside
-from ganglion.data.batch import Batch
-from ganglion.data.file_source import check_required
-from ganglion.data.fingerprint import digest_of
-from ganglion.data.retry import Retry
-from ganglion.data.schema import Schema, records_within
+from ganglion.data.files.retry import Retry
+from ganglion.data.records.bad_record import BadRecord, SetAside
+from ganglion.data.records.batch import Batch
+from ganglion.data.records.fingerprint import digest_of
+from ganglion.data.records.schema import Schema, records_within
+from ganglion.data.records.unit import Unit
 from ganglion.data.source import PlainSource
+from ganglion.data.sources.arrow_columns import Flaws, columns_of
+from ganglion.data.sources.file_source import check_required
 from ganglion.data.sources.sql_database import Database, Relation, open_database
-from ganglion.data.unit import Unit
 
 if TYPE_CHECKING:
     import pyarrow as pa

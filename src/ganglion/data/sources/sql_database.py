@@ -10,9 +10,9 @@ import msgspec
 
 from ganglion.core.errors import DataError
 from ganglion.core.registry import load_object
-from ganglion.data.arrow_columns import Flaws
-from ganglion.data.retry import Retry
-from ganglion.data.schema import Schema
+from ganglion.data.files.retry import Retry
+from ganglion.data.records.schema import Schema
+from ganglion.data.sources.arrow_columns import Flaws
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -19,10 +19,10 @@ from urllib.parse import quote
 import pyarrow as pa
 
 from ganglion.core.errors import DataError
-from ganglion.data.arrow_columns import Flaws, arrow_type_of
-from ganglion.data.fingerprint import digest_of
-from ganglion.data.retry import Retry
-from ganglion.data.schema import BYTES, TEXT, Field, Schema, records_within
+from ganglion.data.files.retry import Retry
+from ganglion.data.records.fingerprint import digest_of
+from ganglion.data.records.schema import BYTES, TEXT, Field, Schema, records_within
+from ganglion.data.sources.arrow_columns import Flaws, arrow_type_of
 from ganglion.data.sources.sql_database import KeyRange, Relation, quoted
 
 _SAMPLE = 1000

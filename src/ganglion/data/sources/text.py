@@ -8,10 +8,10 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ganglion.data.files import DataFile
-from ganglion.data.line_blocks import line_ends
-from ganglion.data.line_source import LineSource, Span
-from ganglion.data.schema import TEXT, Field, Schema
+from ganglion.data.files.access import DataFile
+from ganglion.data.records.schema import TEXT, Field, Schema
+from ganglion.data.sources.line_blocks import line_ends
+from ganglion.data.sources.line_source import LineSource, Span
 
 
 class TextSource(LineSource, frozen=True, kw_only=True, tag="ganglion.data.sources.text:TextSource"):

@@ -10,16 +10,16 @@ from typing import Any, Literal
 import msgspec
 
 from ganglion.core.errors import DataError
-from ganglion.data.bad_record import BadRecord, SetAside
-from ganglion.data.batch import Batch
-from ganglion.data.columns import Columns
-from ganglion.data.file_source import FileSource
-from ganglion.data.files import open_file
-from ganglion.data.schema import BYTES, Field, Schema
+from ganglion.data.files.access import open_file
+from ganglion.data.records.bad_record import BadRecord, SetAside
+from ganglion.data.records.batch import Batch
+from ganglion.data.records.columns import Columns
+from ganglion.data.records.schema import BYTES, Field, Schema
+from ganglion.data.records.unit import RECORDS, Unit
 from ganglion.data.sources.example import encode
 from ganglion.data.sources.example_columns import infer_fields, read_examples
+from ganglion.data.sources.file_source import FileSource
 from ganglion.data.sources.tfrecord_frames import Frames, read_frames, write_frames
-from ganglion.data.unit import RECORDS, Unit
 
 _INFERRED_FROM = 256
 _LEAST = 2**16  # bytes read at a time, at least

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from ganglion.core.errors import DataError
-from ganglion.data.batch import Batch
-from ganglion.data.draw import Draw
-from ganglion.data.schema import Field, Schema
+from ganglion.data.records.batch import Batch
+from ganglion.data.records.draw import Draw
+from ganglion.data.records.schema import Field, Schema
 from ganglion.data.transform import BadRecordsError, Transform, find_field, refuse_field, with_field
 
 

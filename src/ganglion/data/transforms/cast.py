@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ganglion.data.batch import Batch
-from ganglion.data.columns import Column
-from ganglion.data.draw import Draw
-from ganglion.data.ragged import check_present, put_together, take_apart
-from ganglion.data.schema import BYTES, TEXT, Field, Schema
+from ganglion.data.records.batch import Batch
+from ganglion.data.records.columns import Column
+from ganglion.data.records.draw import Draw
+from ganglion.data.records.ragged import check_present, put_together, take_apart
+from ganglion.data.records.schema import BYTES, TEXT, Field, Schema
 from ganglion.data.transform import BadRecordsError, Transform, find_field, refuse_field
 
 _Mask = npt.NDArray[np.bool_]

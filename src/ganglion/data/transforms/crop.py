@@ -8,11 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ganglion.core.errors import DataError
-from ganglion.data.columns import Array
-from ganglion.data.draw import Draw
-from ganglion.data.image_field import ImageTransform
-from ganglion.data.schema import Field
+from ganglion.data.records.columns import Array
+from ganglion.data.records.draw import Draw
+from ganglion.data.records.schema import Field
 from ganglion.data.transform import refuse_field
+from ganglion.data.transforms.image_field import ImageTransform
 
 
 class Crop(ImageTransform, frozen=True, tag="ganglion.data.transforms.crop:Crop"):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from ganglion.core.errors import DataError
-from ganglion.data.batch import Batch
-from ganglion.data.draw import Draw
-from ganglion.data.hashing import hash_values
-from ganglion.data.ragged import check_present
-from ganglion.data.schema import Field, Schema
+from ganglion.data.records.batch import Batch
+from ganglion.data.records.draw import Draw
+from ganglion.data.records.hashing import hash_values
+from ganglion.data.records.ragged import check_present
+from ganglion.data.records.schema import Field, Schema
 from ganglion.data.transform import Transform, find_field, refuse_field, with_field
 
 

@@ -9,9 +9,9 @@ from typing import Literal
 import numpy as np
 
 from ganglion.core.errors import DataError
-from ganglion.data.batch import Batch
-from ganglion.data.draw import Draw
-from ganglion.data.schema import BYTES, Field, Schema
+from ganglion.data.records.batch import Batch
+from ganglion.data.records.draw import Draw
+from ganglion.data.records.schema import BYTES, Field, Schema
 from ganglion.data.transform import BadRecordsError, Transform, find_field, refuse_field, with_field
 
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")

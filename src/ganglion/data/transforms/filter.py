@@ -8,11 +8,11 @@ import msgspec
 import numpy as np
 
 from ganglion.core.errors import DataError
-from ganglion.data.batch import Batch
-from ganglion.data.draw import Draw
-from ganglion.data.function import Function, function_of
-from ganglion.data.schema import Schema
+from ganglion.data.records.batch import Batch
+from ganglion.data.records.draw import Draw
+from ganglion.data.records.schema import Schema
 from ganglion.data.transform import BadRecordsError, Transform
+from ganglion.data.transforms.function import Function, function_of
 from ganglion.data.transforms.map import Chance, call_on_records
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from ganglion.data.columns import Array
-from ganglion.data.draw import Draw
-from ganglion.data.image_field import ImageTransform, precision
-from ganglion.data.schema import Field
+from ganglion.data.records.columns import Array
+from ganglion.data.records.draw import Draw
+from ganglion.data.records.schema import Field
 from ganglion.data.transform import refuse_field
+from ganglion.data.transforms.image_field import ImageTransform, precision
 
 _WEIGHTS = 0.299, 0.587, 0.114  # ITU-R Recommendation BT.601, section 2.5.1
 _FIXED_POINT = 19595, 38470, 7471  # the same in units of 2**-16

@@ -11,13 +11,13 @@ import numpy.typing as npt
 
 from ganglion.core.errors import DataError
 from ganglion.core.registry import load_object
-from ganglion.data.batch import Batch, Ids
-from ganglion.data.columns import Columns
-from ganglion.data.draw import Draw
-from ganglion.data.function import Function, function_of
-from ganglion.data.records import records_from
-from ganglion.data.schema import BYTES, TEXT, Field, Schema
+from ganglion.data.records.batch import Batch, Ids
+from ganglion.data.records.columns import Columns
+from ganglion.data.records.draw import Draw
+from ganglion.data.records.schema import BYTES, TEXT, Field, Schema
+from ganglion.data.records.single import records_from
 from ganglion.data.transform import BadRecordsError, Transform
+from ganglion.data.transforms.function import Function, function_of
 
 
 class Chance:
@@ -113,7 +113,7 @@ class Map(Transform, frozen=True, dict=True, tag="ganglion.data.transforms.map:M
         return arrays
 
     def _by_record(self, batch: Batch, draw: Draw, schema: Schema) -> Columns:
-        from ganglion.data.values import checked_record, columns_from
+        from ganglion.data.records.values import checked_record, columns_from
 
         made, reasons = [], {}
         for number, result in enumerate(call_on_records(self._function, batch, draw, self.random)):
@@ -177,7 +177,7 @@ def _checked(schema: Schema, made: Any, records: int) -> Columns:
     ):
         columns: Columns = {field.name: made[field.name] for field in schema}
     else:
-        from ganglion.data.values import checked_columns
+        from ganglion.data.records.values import checked_columns
 
         columns = checked_columns(schema, made)
     if any(len(column) != records for column in columns.values()):

@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ganglion.core.errors import DataError
-from ganglion.data.batch import Batch
-from ganglion.data.columns import Array
-from ganglion.data.draw import Draw
-from ganglion.data.image_field import precision, rounded
-from ganglion.data.schema import Schema
+from ganglion.data.records.batch import Batch
+from ganglion.data.records.columns import Array
+from ganglion.data.records.draw import Draw
+from ganglion.data.records.schema import Schema
 from ganglion.data.transform import Transform, find_field, refuse_field
+from ganglion.data.transforms.image_field import precision, rounded
 
 _LEVELS = 2**16
 _VALUES_AT_ONCE = 2**18

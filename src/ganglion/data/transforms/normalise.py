@@ -7,11 +7,11 @@ from typing import Self
 import numpy as np
 
 from ganglion.core.errors import DataError
-from ganglion.data.columns import Array
-from ganglion.data.elementwise import Elementwise
-from ganglion.data.schema import Field
+from ganglion.data.records.columns import Array
+from ganglion.data.records.schema import Field
 from ganglion.data.statistics import Statistics
 from ganglion.data.transform import refuse_field
+from ganglion.data.transforms.elementwise import Elementwise
 
 
 class Normalise(Elementwise, frozen=True, tag="ganglion.data.transforms.normalise:Normalise"):

@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ganglion.core.errors import DataError
-from ganglion.data.batch import Batch
-from ganglion.data.columns import Columns
-from ganglion.data.draw import Draw
-from ganglion.data.ragged import Lengths, places_within, take_apart
-from ganglion.data.schema import Field, Schema
+from ganglion.data.records.batch import Batch
+from ganglion.data.records.columns import Columns
+from ganglion.data.records.draw import Draw
+from ganglion.data.records.ragged import Lengths, places_within, take_apart
+from ganglion.data.records.schema import Field, Schema
+from ganglion.data.records.unit import RECORDS
 from ganglion.data.transform import BadRecordsError, Combiner, Transform, find_field, refuse_field
-from ganglion.data.unit import RECORDS
 
 
 class Pack(Transform, frozen=True, tag="ganglion.data.transforms.pack:Pack"):

@@ -7,10 +7,10 @@ from typing import Literal
 import numpy as np
 
 from ganglion.core.errors import DataError
-from ganglion.data.batch import Batch
-from ganglion.data.draw import Draw
-from ganglion.data.ragged import places_within, put_together, take_apart
-from ganglion.data.schema import Field, Schema
+from ganglion.data.records.batch import Batch
+from ganglion.data.records.draw import Draw
+from ganglion.data.records.ragged import places_within, put_together, take_apart
+from ganglion.data.records.schema import Field, Schema
 from ganglion.data.transform import BadRecordsError, Transform, find_field, refuse_field, with_field
 
 

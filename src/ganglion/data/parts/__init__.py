@@ -1,0 +1,1 @@
+"""Parts of a dataset: splits, folds and selections, as plain data."""

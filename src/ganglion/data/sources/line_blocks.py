@@ -1,0 +1,130 @@
+"""Files of records that end in newlines, cut into blocks of whole records.
+
+Where blocks end is a function of the bytes alone: so are, with it, the records and their numbers, whatever is read at
+a time and by whomever.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ganglion.data.files.compression import read_whole
+
+BLOCK = 4 * 2**20
+"""Bytes of a block, at most, and so of a record."""
+
+UNIT = 16 * BLOCK
+"""Bytes after which a large file is divided, about."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Some bytes of a file.
+
+    Attributes:
+        offset: of the first, in the decompressed file.
+        data: whole records, or the beginning of the one that is broken.
+        flaw: why this is not a whole record; empty where the block consists of such.
+    """
+
+    offset: int
+    data: bytes
+    flaw: str = ""
+
+
+def blocks(file: io.BufferedReader, start: int, stop: int | None, quote: bytes = b"") -> Iterator[Block]:
+    """Read records.
+
+    Args:
+        file: plain, or decompressed on the way.
+        start: where a record begins.
+        stop: where a record ends; `None` for the end of the file.
+        quote: the sign, if there is one, between two of which a newline does not end a record.
+
+    Raises:
+        DataError: the file is damaged and nothing more of it can be read.
+        OutageError: it is away.
+    """
+    file.seek(start)
+    offset, rest = start, b""
+    while True:
+        wanted = BLOCK - len(rest)
+        if stop is not None:
+            wanted = min(wanted, stop - offset - len(rest))
+        data, flaw = read_whole(file, wanted)
+        rest += data
+        ended = len(data) < wanted or (stop is not None and offset + len(rest) >= stop)
+        end = len(rest) if ended and not flaw else _last_end(rest, quote)
+        if end:
+            yield Block(offset, rest[:end])
+            offset, rest = offset + end, rest[end:]
+        if flaw:
+            yield Block(offset, rest, f"it is cut off: {flaw}")
+        if ended:
+            return
+        if not end:
+            yield Block(offset, rest, f"no record ends within {BLOCK} bytes")
+            offset, rest = _next_record(file, offset + len(rest))
+
+
+def divide_lines(file: io.BufferedReader, start: int, size: int, quote: bytes = b"") -> tuple[tuple[int, int], ...]:
+    """Cut a plain file into pieces of whole records.
+
+    Args:
+        file: read through where there is a `quote`, else only where it is cut.
+        start: where the first record begins.
+        size: bytes of the file.
+        quote: as for `blocks`.
+
+    Returns:
+        Where each piece begins and ends, in order.
+    """
+    cuts = [start]
+    if quote:
+        for block in blocks(file, start, size, quote):
+            if block.offset - cuts[-1] >= UNIT and not block.flaw:
+                cuts.append(block.offset)
+    else:
+        while cuts[-1] + UNIT < size:
+            file.seek(cuts[-1] + UNIT - 1)
+            line = file.readline(BLOCK)
+            if not line.endswith(b"\n"):
+                break
+            if (cut := cuts[-1] + UNIT - 1 + len(line)) >= size:
+                break
+            cuts.append(cut)
+    return tuple(zip(cuts, [*cuts[1:], size], strict=True))
+
+
+def line_ends(data: bytes) -> npt.NDArray[np.int64]:
+    """Where the lines of `data` end: behind their newlines, and at the end of the data."""
+    ends = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n")) + 1
+    return ends if data.endswith(b"\n") or not data else np.append(ends, len(data))
+
+
+def _last_end(data: bytes, quote: bytes) -> int:
+    """Where the last record of `data` ends that ends there; 0 if none does."""
+    end = data.rfind(b"\n") + 1
+    if not quote or data.count(quote, 0, end) % 2 == 0:
+        return end
+    values = np.frombuffer(data, np.uint8)
+    ends = np.flatnonzero(values == ord("\n"))
+    quotes = np.flatnonzero(values == ord(quote))
+    outside = ends[np.searchsorted(quotes, ends) % 2 == 0]
+    if len(outside):
+        return int(outside[-1]) + 1
+    return end if len(data) >= BLOCK else 0  # a quote that is never closed does not swallow the file
+
+
+def _next_record(file: io.BufferedReader, offset: int) -> tuple[int, bytes]:
+    """Pass over the rest of a record that is too long; where the next begins."""
+    while line := file.readline(BLOCK):
+        offset += len(line)
+        if line.endswith(b"\n"):
+            break
+    return offset, b""
