@@ -15,7 +15,7 @@ from ganglion.pipelines.ingest import HELD_OUT, TRAIN, TrainingData
 from ganglion.training import Export, Factory, TrainingPlan, TrainingResult, gang
 from ganglion.workflow import Host, operation
 
-LOADER = Entry(path="ganglion.data.loader:open_loader")
+LOADER = Entry(path="ganglion.data.loading.loader:open_loader")
 
 
 class Candidate(msgspec.Struct, frozen=True, kw_only=True):
