@@ -9,8 +9,8 @@ from ganglion.data.records.bad_record import BadRecord, SetAside
 from ganglion.data.records.batch import Batch
 from ganglion.data.records.fingerprint import digest_of
 from ganglion.data.records.schema import Field, Schema
-from ganglion.data.source import PlainSource
 from ganglion.data.records.unit import Unit
+from ganglion.data.source import PlainSource
 from ganglion.pipelines import TrainingData, ingest
 
 

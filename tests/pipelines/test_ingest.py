@@ -12,7 +12,7 @@ from ganglion.platform import ExecutionConfig, Platform, PlatformConfig, Run
 
 sys.path.insert(0, str(Path(__file__).parent))  # steps get this folder by their import path
 
-from number_source import numbers  # noqa: E402
+from number_source import numbers
 
 
 @pytest.fixture(scope="module")
