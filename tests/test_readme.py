@@ -12,6 +12,12 @@ def test_the_recipe_is_the_one_that_runs():
     assert len(recipe.splitlines()) <= 80
 
 
+def test_the_training_is_the_one_that_runs():
+    recipe = (REPOSITORY / "recipes" / "one_network.py").read_text()
+    assert f"```python\n{recipe}```" in README
+    assert len(recipe.splitlines()) <= 27
+
+
 def test_the_commands_are_targets():
     targets = (REPOSITORY / "Makefile").read_text()
     for command in ("demo", "test"):

@@ -11,6 +11,7 @@ from ganglion.cli.main import app
 VERBS = (
     "run",
     "run-script",
+    "train",
     "runs list",
     "runs show",
     "runs logs",

@@ -7,6 +7,7 @@ import pytest
 from ganglion.backends.local.backend import LocalBackend, LocalConfig
 from ganglion.execution.entry import Entry
 from ganglion.execution.supervisor import Supervisor
+from ganglion.testing.faults import with_faults
 from ganglion.training.plan import Factory, TrainingPlan, gang
 
 HERE = str(Path(__file__).parent)
@@ -51,10 +52,10 @@ def supervisor(tmp_path_factory):
 
 @pytest.fixture
 def train(supervisor, tmp_path):
-    """Run a plan on real worker processes and wait; `events` gets what they reported."""
+    """Run a plan on real worker processes and wait; `events` gets what they reported, `faults` happen to them."""
     count = 0
 
-    def run(plan, *, workers, store=None, events=None, **fields):
+    def run(plan, *, workers, store=None, events=None, faults=(), **fields):
         nonlocal count
         count += 1
         spec = gang(
@@ -67,6 +68,8 @@ def train(supervisor, tmp_path):
             import_path=(HERE,),
             **fields,
         )
+        if faults:
+            spec = with_faults(spec, faults, tmp_path)
         return supervisor.submit(spec, events.append if events is not None else None).wait(110)
 
     return run

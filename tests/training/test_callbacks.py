@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from ganglion.core.errors import ConfigurationError
-from ganglion.training import EarlyStopping, KeepBest
+from ganglion.training import EarlyStopping, KeepBest, ReduceOnPlateau
 from ganglion.training.callbacks import Callback, History, Reporter, Training
 from ganglion.training.observers import Observers
 
@@ -23,7 +23,7 @@ class Watch:
 
 @pytest.fixture
 def training():
-    return Training(nn.Linear(1, 1), epochs=4, steps=40)
+    return Training(nn.Linear(1, 1), steps=40, steps_per_epoch=10)
 
 
 def epochs_until_stop(callback, training, values):
@@ -151,3 +151,17 @@ def test_callbacks_of_rank_0_begin_anew_where_it_is_lost(training):
     observers.step(0)
     assert heard == ["start", "step", "step"]
     assert list(observers.get_state()) == [1]
+
+
+def test_the_learning_rate_is_lowered_on_a_plateau_and_again(training):
+    callback = ReduceOnPlateau(metric="loss", patience=2, factor=0.5)
+    scales = []
+    for epoch, value in enumerate([1.0, 0.9, 0.95, 0.91, 0.8, 0.8, 0.8], start=1):
+        callback.on_epoch_end(training, epoch, {"loss": value})
+        scales.append(training.scale)
+    assert scales == [1, 1, 1, 0.5, 0.5, 0.5, 0.25]
+
+
+def test_an_error_is_better_when_it_is_less(training):
+    assert EarlyStopping(metric="mean_squared_error").mode == "min"
+    assert EarlyStopping(metric="r2").mode == "max"

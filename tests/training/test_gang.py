@@ -92,7 +92,9 @@ def test_a_loss_that_is_no_number_names_epoch_and_step_and_saves_nothing(train, 
     plan = small_plan(train=sample("squares", poison=70, shuffle=False), held_out=None, model=sample("SmallModel"))
     outcome = train(plan, workers=2, store=tmp_path / "store")
     assert not outcome.succeeded
-    assert "not a finite number in epoch 1, step 3 of 3" in outcome.traceback
+    assert (
+        "not a finite number in epoch 1, batch 3 of 3 (step 3 of 3), in the loss of logical worker" in outcome.traceback
+    )
     assert not (tmp_path / "store").exists()
 
 
@@ -101,6 +103,7 @@ def test_a_label_out_of_range_is_the_error_of_the_worker_that_met_it(train, smal
     outcome = train(plan, workers=2)
     assert outcome.culprit == "worker-1"
     assert "has the label 10, but the model has 10 outputs; labels are 0 to 9" in outcome.traceback
+    assert "It is in epoch 1, batch 3 of 3 (step 3 of 3)" in outcome.traceback
 
 
 def test_nothing_listens_beyond_this_machine(train, small_plan, sample, tmp_path):
@@ -119,7 +122,7 @@ def test_without_exactness_nothing_listens_beyond_the_loopback_interface(train, 
     assert all(ipaddress.ip_address(address).is_loopback for address in addresses)
 
 
-def test_fit_trains_reports_and_publishes(supervisor, sample, tmp_path):
+def test_fit_trains_reports_and_publishes(supervisor, sample, tmp_path, capsys):
     from conftest import HERE
 
     events = []
@@ -136,8 +139,10 @@ def test_fit_trains_reports_and_publishes(supervisor, sample, tmp_path):
         cpu=0.5,
         import_path=(HERE,),
         listener=events.append,
+        progress=True,
     )
     assert result.metrics["accuracy"] > 0.9
+    assert "epoch 6 of 6: accuracy" in capsys.readouterr().out
     assert [line["epoch"] for line in result.history] == [1, 2, 3, 4, 5, 6]
     assert result.metrics["accuracy"] == result.history[-1]["accuracy"]
     assert result.parameters == 4 * 25 + 4 + 8 + 256 * 10 + 10

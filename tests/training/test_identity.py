@@ -1,7 +1,6 @@
 """One digest of weights, optimizer state and data cursor, however many workers there are and whatever they suffer."""
 
 import os
-import random
 import socket
 import subprocess
 import sys
@@ -9,12 +8,11 @@ import sys
 import msgspec
 import pytest
 from msgspec.structs import replace
-from scripted_faults import POINTS, fault
 
 from conftest import HERE
 from ganglion.core.events import ExitKind, MemberExited
-from ganglion.execution.entry import Entry
-from ganglion.training import Factory, Optimizer
+from ganglion.testing.faults import STEP, Fault, draw, happened
+from ganglion.training import Optimizer
 
 VARIANTS = {"plain": {}, "dropout": {"dropout": 0.5}, "batch-norm": {"batch_norm": True}}
 STEPS = 6
@@ -41,16 +39,14 @@ def known():
 
 
 @pytest.fixture
-def digest_of(train, sample, small_plan, tmp_path):
+def digest_of(train, sample, small_plan):
     """Train a variant, disturbed as a schedule says."""
 
-    def run(variant, workers, schedule=(), events=None, min_workers=None, tcp=False, **fields):
-        arguments = {"schedule": list(schedule), "folder": str(tmp_path)}
-        callbacks = [Factory(entry=Entry(path="scripted_faults:Faults"), arguments=arguments)]
-        if tcp:
-            callbacks.append(Factory(entry=Entry(path="scripted_faults:OverTcp")))
-        plan = known_plan(small_plan, sample, VARIANTS[variant], callbacks=tuple(callbacks))
-        outcome = train(replace(plan, **fields), workers=workers, events=events, min_workers=min_workers)
+    def run(variant, workers, faults=(), events=None, min_workers=None, tcp=False, **fields):
+        callbacks = (sample("OverTcp"),) if tcp else ()
+        plan = known_plan(small_plan, sample, VARIANTS[variant], callbacks=callbacks)
+        plan = replace(plan, **fields)
+        outcome = train(plan, workers=workers, events=events, min_workers=min_workers, faults=faults)
         outcome.raise_for_failure()
         return outcome.value["digest"]
 
@@ -78,54 +74,61 @@ def test_a_planted_all_reduce_is_seen(known, digest_of):
     assert digest_of("plain", 4, exact=False) != undisturbed(known, digest_of, "plain")
 
 
-@pytest.mark.parametrize("point", [*POINTS, "evaluated", "finish"])
+@pytest.mark.parametrize("point", [*STEP, "load", "evaluated", "finish"])
 def test_a_worker_killed_at_any_point(known, digest_of, point):
     events = []
     step = {"evaluated": 3, "finish": STEPS}.get(point, 2)
-    member = "worker-0" if point == "finish" else "worker-1"
-    assert digest_of("batch-norm", 2, [fault("kill", member, point, step)], events) == undisturbed(
-        known, digest_of, "batch-norm"
-    )
+    fault = Fault(kind="kill", point=point, step=step, rank=0 if point == "finish" else 1)
+    assert digest_of("batch-norm", 2, [fault], events) == undisturbed(known, digest_of, "batch-norm")
     assert ExitKind.KILLED in {event.exit.kind for event in events if isinstance(event, MemberExited)}
 
 
 def test_rank_0_killed_and_replaced(known, digest_of, tmp_path):
     """The replacement takes part before the next epoch ends: rank 1 waits for it."""
-    os.mkfifo(tmp_path / "back")
-    schedule = [
-        fault("kill", "worker-0", "in_reduce", 1),
-        fault("release", "worker-0", "ready", attempt=2, gate="back"),
-        fault("hold", "worker-1", "before_reduce", 2, gate="back"),
-        fault("note", "worker-0", "commit", 5, attempt=2, file="commits"),
+    script = [
+        Fault(kind="kill", rank=0, point="in_reduce", step=1),
+        Fault(kind="release", rank=0, point="ready", attempt=2, gate="back"),
+        Fault(kind="hold", rank=1, point="before_reduce", step=2, gate="back"),
+        Fault(kind="mark", rank=0, point="commit", step=5, attempt=2),
     ]
-    assert digest_of("dropout", 2, schedule) == undisturbed(known, digest_of, "dropout")
-    assert (tmp_path / "commits").read_text().split()[:3] == ["worker-0", "2", "5"]
+    assert digest_of("dropout", 2, script) == undisturbed(known, digest_of, "dropout")
+    assert [(entry.member, entry.attempt, entry.step) for entry in happened(tmp_path)][-1] == ("worker-0", 2, 5)
 
 
 def test_a_worker_joins_in_the_middle(known, digest_of, tmp_path):
-    for gate in ("gate", "back"):
-        os.mkfifo(tmp_path / gate)
-    schedule = [
-        fault("hold", "worker-1", "ready", gate="gate"),
-        fault("release", "worker-0", "commit", 1, gate="gate"),
-        fault("hold", "worker-0", "before_reduce", 3, gate="back"),
-        fault("release", "worker-1", "before_reduce", 3, gate="back"),
+    script = [
+        Fault(kind="join", rank=1, step=1),
+        Fault(kind="hold", rank=0, point="before_reduce", step=3, gate="together"),
+        Fault(kind="release", rank=1, point="before_reduce", step=3, gate="together"),
     ]
-    assert digest_of("batch-norm", 2, schedule, min_workers=1) == undisturbed(known, digest_of, "batch-norm")
+    assert digest_of("batch-norm", 2, script, min_workers=1) == undisturbed(known, digest_of, "batch-norm")
+    assert {entry.member for entry in happened(tmp_path) if entry.fault.gate == "together"} == {"worker-0", "worker-1"}
 
 
 def test_a_worker_that_was_stopped_is_replaced(known, digest_of):
     events = []
-    assert digest_of("plain", 2, [fault("stop", "worker-1", "before_reduce", 2)], events) == undisturbed(
-        known, digest_of, "plain"
-    )
+    stop = Fault(kind="stop", rank=1, step=2)
+    assert digest_of("plain", 2, [stop], events) == undisturbed(known, digest_of, "plain")
     assert ExitKind.LOST in {event.exit.kind for event in events if isinstance(event, MemberExited)}
+
+
+@pytest.mark.parametrize("tcp", [False, True])
+def test_links_that_break_are_made_again_and_nobody_is_replaced(known, digest_of, tcp):
+    events = []
+    cut = Fault(kind="disconnect", rank=1, step=2)
+    assert digest_of("dropout", 3, [cut], events, tcp=tcp) == undisturbed(known, digest_of, "dropout")
+    assert {event.attempt for event in events if isinstance(event, MemberExited)} == {1}
+
+
+def test_a_worker_that_stops_while_links_break_is_found_although_nobody_is_connected_with_it(known, digest_of):
+    script = [Fault(kind="stop", rank=2, point="in_reduce", step=2), Fault(kind="disconnect", rank=0, step=2)]
+    assert digest_of("plain", 3, script) == undisturbed(known, digest_of, "plain")
 
 
 @pytest.mark.parametrize("point", ["before_reduce", "in_reduce", "commit"])
 def test_a_worker_killed_where_only_a_network_connects_them(known, digest_of, point):
-    schedule = [fault("kill", "worker-0", point, 2)]
-    assert digest_of("batch-norm", 3, schedule, tcp=True) == undisturbed(known, digest_of, "batch-norm")
+    script = [Fault(kind="kill", rank=0, point=point, step=2)]
+    assert digest_of("batch-norm", 3, script, tcp=True) == undisturbed(known, digest_of, "batch-norm")
 
 
 @pytest.mark.soak
@@ -160,17 +163,6 @@ def test_processes_without_a_controller(known, digest_of, small_plan, sample):
     assert digests == {undisturbed(known, digest_of, "plain")}
 
 
-def drawn(seed, workers):
-    """A schedule of up to four faults, the same for the same seed."""
-    draw = random.Random(seed)
-    schedule = []
-    for _ in range(draw.randint(1, 4)):
-        kind = draw.choice(["kill", "kill", "preempt", "stop"])
-        member = f"worker-{draw.randrange(workers)}"
-        schedule.append(fault(kind, member, draw.choice(POINTS), draw.randrange(STEPS), attempt=draw.choice([1, 1, 2])))
-    return schedule
-
-
 @pytest.mark.parametrize("seed", range(4))
 def test_drawn_schedules(known, digest_of, seed):
     check_drawn(known, digest_of, seed)
@@ -186,5 +178,5 @@ def test_more_drawn_schedules(known, digest_of, seed):
 def check_drawn(known, digest_of, seed):
     variant = list(VARIANTS)[seed % 3]
     workers = (2, 3, 4, 8)[seed // 3 % 4]
-    schedule = drawn(seed, workers)
-    assert digest_of(variant, workers, schedule) == undisturbed(known, digest_of, variant), schedule
+    script = draw(seed, workers=workers, steps=STEPS)
+    assert digest_of(variant, workers, script) == undisturbed(known, digest_of, variant), script

@@ -29,12 +29,17 @@ def test_the_package_lists_its_public_names():
         "Export",
         "Factory",
         "KeepBest",
+        "Metric",
         "Optimizer",
+        "ReduceOnPlateau",
         "Schedule",
+        "TensorBoard",
         "TrainingPlan",
         "TrainingResult",
+        "evaluate",
         "fit",
         "gang",
+        "predict",
     }
     assert all(callable(getattr(training, name)) for name in training.__all__)
     with pytest.raises(AttributeError, match="no attribute 'fitt'"):
@@ -60,7 +65,9 @@ def test_an_unknown_key_is_refused_with_the_nearest():
         config.convert(TrainingPlan, {"epoch": 2})
 
 
-@pytest.mark.parametrize("field", ["epochs", "learning_rate", "global_batch", "logical_workers"])
+@pytest.mark.parametrize(
+    "field", ["epochs", "max_steps", "learning_rate", "clip_norm", "micro_batches", "global_batch"]
+)
 def test_what_has_to_be_positive_is(small_plan, field):
     with pytest.raises(ConfigurationError, match=f"{field} is 0"):
         small_plan(**{field: 0})

@@ -121,6 +121,9 @@ class Counted:
         self.commits = -1
         self.number = torch.tensor(number)
 
+    def begin(self):
+        pass
+
     def state(self):
         return {"number": self.number}
 

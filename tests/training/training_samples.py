@@ -9,6 +9,7 @@ import psutil
 import torch.nn.functional as functional
 from torch import nn
 
+from ganglion.execution.member import current_member
 from ganglion.training.callbacks import Callback
 
 
@@ -50,12 +51,33 @@ def squares(*, count=96, global_batch=32, seed=1, shuffle=True, size=28, bad_lab
     return ArraySource(columns, global_batch=global_batch, seed=seed, shuffle=shuffle)
 
 
-def line(*, count=40, global_batch=16, seed=2):
-    """Points of a plane, for regression."""
+def line(*, count=40, global_batch=16, seed=2, masked=0):
+    """Points of a plane, for regression; the first `masked` of them are bad, and marked so."""
     random = np.random.default_rng(seed)
     inputs = random.normal(size=(count, 3)).astype(np.float32)
     targets = inputs @ np.array([1.0, -2.0, 0.5], dtype=np.float32) + 3
-    return ArraySource({"features": inputs, "target": targets}, global_batch=global_batch, seed=seed)
+    columns = {"features": inputs, "target": targets}
+    if masked:
+        inputs[:masked] = np.nan
+        columns["mask"] = np.arange(count) >= masked
+    return ArraySource(columns, global_batch=global_batch, seed=seed)
+
+
+def signs(*, count=80, global_batch=16, seed=4):
+    """Points with two labels, any of which may hold: the sums of their numbers are positive; the first number is."""
+    points = np.random.default_rng(seed).normal(size=(count, 3)).astype(np.float32)
+    labels = np.stack([points.sum(1) > 0, points[:, 0] > 0], axis=1).astype(np.uint8)
+    return ArraySource({"features": points, "labels": labels}, global_batch=global_batch, seed=seed)
+
+
+class Largest:
+    """A measure of one's own: the largest outputs of the slices, added up."""
+
+    def sums(self, outputs, targets, loss):
+        return [float(outputs.max())]
+
+    def value(self, sums, records):
+        return sums[0]
 
 
 class ReferenceModel(nn.Module):
@@ -129,6 +151,15 @@ class StopAtStep(Callback):
     def on_step_end(self, training):
         if training.step == self.step:
             training.stop(f"step {self.step} was enough")
+
+
+class OverTcp(Callback):
+    """Has its worker listen on the loopback interface, as a worker on another host would on its own address."""
+
+    replicated = True
+
+    def __init__(self):
+        current_member()._listen_at = "tcp:127.0.0.1"
 
 
 class ListeningSockets(Callback):

@@ -21,6 +21,7 @@ from ganglion.cli.run import run as run_verb
 from ganglion.cli.run_script import run_script
 from ganglion.cli.serve import serve
 from ganglion.cli.stop import stop
+from ganglion.cli.train import train
 from ganglion.core import log
 from ganglion.core.errors import GanglionError
 
@@ -35,6 +36,7 @@ app = typer.Typer(
 )
 app.command("run")(run_verb)
 app.command("run-script")(run_script)
+app.command("train")(train)
 app.add_typer(runs.app, name="runs")
 app.add_typer(models.app, name="models")
 app.add_typer(data.app, name="data")

@@ -13,12 +13,12 @@ import os
 import secrets
 import select
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import msgspec
 
 from ganglion.execution.member import Peer, connect
-from ganglion.training.mesh import DisruptedError, Link, Mesh, frame
+from ganglion.training.mesh import LOOK, DisruptedError, Link, Mesh, frame
 
 _CONNECT_TIMEOUT = 1.0
 
@@ -74,6 +74,7 @@ class Assembly:
         *,
         wake: int = -1,
         disrupted: Callable[[], bool] = lambda: False,
+        late: Callable[[Collection[int]], None] = lambda _ranks: None,
     ) -> Mesh:
         """Connect with all others.
 
@@ -82,6 +83,7 @@ class Assembly:
             generation: of the membership that it was taken from.
             wake: as for `Mesh`.
             disrupted: whether this roster is out of date.
+            late: called now and then with the ranks that keep this process waiting.
 
         Raises:
             DisruptedError: somebody cannot be reached, or the roster is out of date.
@@ -100,7 +102,8 @@ class Assembly:
                     self._hear_caller(descriptor, peers, generation, links)
                 if len(links) == len(peers) - 1:
                     return Mesh(rank, links, wake=wake, disrupted=disrupted)
-                self._wait(dialled, wake, disrupted)
+                if not self._wait(dialled, wake, disrupted):
+                    late({other for other in range(len(peers)) if other != rank and other not in links})
         except BaseException:
             for link in (*links.values(), *(link for _, link, _ in dialled.values())):
                 link.connection.close()
@@ -112,14 +115,15 @@ class Assembly:
             caller.link.connection.close()
         self._listener.close()
 
-    def _wait(self, dialled: dict[int, tuple[int, Link, Greeting]], wake: int, disrupted: Callable[[], bool]) -> None:
-        """Wait until somebody says something, and take it in."""
+    def _wait(self, dialled: dict[int, tuple[int, Link, Greeting]], wake: int, disrupted: Callable[[], bool]) -> bool:
+        """Wait until somebody says something, but not for long, and take it in; whether somebody has."""
         poll = select.poll()
         for descriptor in (self._listener.fileno(), *dialled, *self._callers):
             poll.register(descriptor, select.POLLIN)
         if wake >= 0:
             poll.register(wake, select.POLLIN)
-        for descriptor, _ in poll.poll():
+        ready = poll.poll(LOOK)
+        for descriptor, _ in ready:
             if descriptor == wake:
                 if disrupted():
                     raise DisruptedError("The membership has changed.")
@@ -134,6 +138,7 @@ class Assembly:
                     self._callers[descriptor].link.read()
                 except DisruptedError:
                     self._callers.pop(descriptor).link.connection.close()
+        return bool(ready)
 
     def _dial(self, peer: Peer, generation: int) -> tuple[Link, Greeting]:
         greeting = Greeting(

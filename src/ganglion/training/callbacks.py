@@ -15,6 +15,7 @@ import torch
 
 from ganglion.core.clock import Clock, SystemClock
 from ganglion.core.errors import ConfigurationError, suggest
+from ganglion.training.plan import lower_is_better
 
 
 class Training:
@@ -22,22 +23,30 @@ class Training:
 
     Attributes:
         model: the model as it is; the same on all ranks.
-        epochs: planned number of epochs.
         steps: planned number of steps.
+        steps_per_epoch: number of steps in an epoch.
+        epochs: planned number of epochs; the last may be cut short.
         step: steps done.
         records: records learned from so far.
         loss: mean over the records of the last step.
+        learning_rate: of the last step.
+        scale: what the scheduled learning rate is multiplied by; a replicated callback may change it.
+        bad_slices: slices that were left out.
         metrics: of the last epoch.
         stopped: why the training ends early; empty while it does not.
     """
 
-    def __init__(self, model: torch.nn.Module, *, epochs: int, steps: int) -> None:
+    def __init__(self, model: torch.nn.Module, *, steps: int, steps_per_epoch: int) -> None:
         self.model = model
-        self.epochs = epochs
         self.steps = steps
+        self.steps_per_epoch = steps_per_epoch
+        self.epochs = -(-steps // steps_per_epoch)
         self.step = 0
         self.records = 0
         self.loss = math.nan
+        self.learning_rate = math.nan
+        self.scale = 1.0
+        self.bad_slices = 0
         self.metrics: dict[str, float] = {}
         self.stopped = ""
 
@@ -83,14 +92,14 @@ class _Watcher(Callback):
 
     Args:
         metric: name of the metric.
-        mode: `min` or `max`; by default `max`, but `min` for losses.
+        mode: `min` or `max`; by default `max`, but `min` for losses and errors.
     """
 
     replicated = True
 
     def __init__(self, *, metric: str, mode: str | None = None) -> None:
         self.metric = metric
-        self.mode = mode or ("min" if metric.endswith("loss") else "max")
+        self.mode = mode or ("min" if lower_is_better(metric) else "max")
         if self.mode not in ("min", "max"):
             raise ConfigurationError(f"The mode of {type(self).__name__} is {mode!r}; it is min or max.")
         self.best = math.inf if self.mode == "min" else -math.inf
@@ -116,7 +125,7 @@ class EarlyStopping(_Watcher):
         metric: name of a held-out metric, or `train_loss`.
         patience: epochs without improvement after which it ends.
         least: what counts as improvement.
-        mode: `min` or `max`; by default `max`, but `min` for losses.
+        mode: `min` or `max`; by default `max`, but `min` for losses and errors.
     """
 
     def __init__(self, *, metric: str = "loss", patience: int = 1, least: float = 0.0, mode: str | None = None) -> None:
@@ -139,7 +148,7 @@ class KeepBest(_Watcher):
 
     Args:
         metric: name of a held-out metric, or `train_loss`.
-        mode: `min` or `max`; by default `max`, but `min` for losses.
+        mode: `min` or `max`; by default `max`, but `min` for losses and errors.
     """
 
     def __init__(self, *, metric: str = "accuracy", mode: str | None = None) -> None:
@@ -158,6 +167,77 @@ class KeepBest(_Watcher):
         if self._weights:
             training.model.load_state_dict(self._weights)
             training.metrics = self._metrics
+
+
+class ReduceOnPlateau(_Watcher):
+    """Lowers the learning rate when a metric has not become better for some epochs.
+
+    Args:
+        metric: name of a held-out metric, or `train_loss`.
+        patience: epochs without improvement after which it is lowered.
+        factor: what it is multiplied by, between 0 and 1.
+        least: what counts as improvement.
+        mode: `min` or `max`; by default `max`, but `min` for losses and errors.
+    """
+
+    def __init__(
+        self,
+        *,
+        metric: str = "loss",
+        patience: int = 1,
+        factor: float = 0.1,
+        least: float = 0.0,
+        mode: str | None = None,
+    ) -> None:
+        super().__init__(metric=metric, mode=mode)
+        if patience < 1 or not 0 < factor < 1:
+            raise ConfigurationError(
+                f"ReduceOnPlateau: patience is {patience} and factor {factor}; at least 1 epoch, and between 0 and 1."
+            )
+        self._patience = patience
+        self._factor = factor
+        self._least = least
+        self._without = 0
+
+    def on_epoch_end(self, training: Training, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Count epochs without improvement."""
+        self._without = 0 if self.improved(metrics, self._least) else self._without + 1
+        if self._without >= self._patience:
+            training.scale *= self._factor
+            self._without = 0
+
+
+class Deadline(Callback):
+    """Ends the training after some time; the time of earlier processes of it counts.
+
+    Args:
+        seconds: of training.
+        clock: where time comes from.
+    """
+
+    replicated = True
+
+    def __init__(self, seconds: float, clock: Clock | None = None) -> None:
+        self._seconds = seconds
+        self._clock = clock or SystemClock()
+        self._begin = self._clock.monotonic()
+
+    def on_train_start(self, training: Training) -> None:
+        """Start the watch."""
+        self._begin = self._clock.monotonic()
+
+    def on_step_end(self, training: Training) -> None:
+        """Look at the watch."""
+        if self._clock.monotonic() - self._begin >= self._seconds:
+            training.stop(f"max_time of {self._seconds:g} s is over")
+
+    def get_state(self) -> dict[str, Any]:
+        """How long it has run; clocks of machines differ."""
+        return {"elapsed": self._clock.monotonic() - self._begin}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on with somebody else's watch."""
+        self._begin = self._clock.monotonic() - state["elapsed"]
 
 
 class History(Callback):
@@ -222,14 +302,16 @@ class Reporter(Callback):
         self._history = history
         self._interval = interval
         self._clock = clock or SystemClock()
-        self._last = -math.inf
+        self._last = (-math.inf, 0)
 
     def on_step_end(self, training: Training) -> None:
         """Report progress, unless that was done a moment ago."""
         now = self._clock.monotonic()
-        if now - self._last >= self._interval:
-            self._last = now
-            self._report({**_position(training), "step_loss": training.loss})
+        last, records = self._last
+        if now - last >= self._interval:
+            self._last = (now, training.records)
+            speed = {"images_per_second": round((training.records - records) / (now - last), 1)} if records else {}
+            self._report({**_position(training), "step_loss": training.loss, **speed})
 
     def on_epoch_end(self, training: Training, epoch: int, metrics: Mapping[str, float]) -> None:
         """Report the epoch."""

@@ -98,6 +98,7 @@ class ElasticGroup:
         self._heard = -1
         self._collective: Collective | None = None
         self._balance = Balance(1, logical)
+        self._pids: dict[tuple[str, int], int] = {}
         faults.point("training.ready")
         member.ready(endpoint)
 
@@ -145,9 +146,16 @@ class ElasticGroup:
 
     def _form(self, replica: Replica) -> None:
         roster = self._await_roster()
-        mesh = self._assembly.form(roster, self._generation, wake=self._bell.descriptor, disrupted=self._disrupted)
+        mesh = self._assembly.form(
+            roster,
+            self._generation,
+            wake=self._bell.descriptor,
+            disrupted=self._disrupted,
+            late=self._stall_watch().late,
+        )
         try:
-            self._watch(mesh, self._agree(mesh, replica))
+            self._meet(self._agree(mesh, replica))
+            mesh.late = self._stall_watch().late
             collective = self._connect(mesh)
         except BaseException:
             mesh.close()
@@ -195,9 +203,9 @@ class ElasticGroup:
         cards = [msgspec.msgpack.decode(card, type=Card) for card in mesh.exchange(msgspec.msgpack.encode(mine))]
         for peer, card in zip(self._roster, cards, strict=True):
             self._arithmetic.check(card.arithmetic, peer.member)
-        newest = max(card.commits for card in cards)
-        source = [card.commits for card in cards].index(newest)
-        behind = [rank for rank, card in enumerate(cards) if rank != source and card.commits < max(newest, 0)]
+        newest, source, behind = newest_state([card.commits for card in cards])
+        if cards[source].commits < 0 and mesh.rank == source:
+            replica.begin()
         if mesh.rank == source and behind:
             header, tensors = pack(replica.state())
             mesh.send(behind, header)
@@ -207,20 +215,43 @@ class ElasticGroup:
             tensors = room(header)
             mesh.transfer({}, {source: [bytes_of(tensor) for tensor in tensors]})
             replica.restore(unpack(header, tensors))
-        replica.commits = max(newest, 0)
+        replica.commits = newest
         return cards
 
-    def _watch(self, mesh: Mesh, cards: Sequence[Card]) -> None:
+    def _meet(self, cards: Sequence[Card]) -> None:
+        """Remember the processes on this host."""
         host = socket.gethostname()
-        pids = {rank: card.pid for rank, card in enumerate(cards) if rank != mesh.rank and card.host == host}
-        watch = StallWatch(pids, lambda rank: self._member.accuse(self._roster[rank]))
-        mesh.late = watch.late
+        self._pids = {
+            (peer.member, peer.attempt): card.pid
+            for peer, card in zip(self._roster, cards, strict=True)
+            if card.host == host and card.pid != os.getpid()
+        }
+
+    def _stall_watch(self) -> StallWatch:
+        """Looks at those of the roster that this process has met."""
+        members = [(peer.member, peer.attempt) for peer in self._roster]
+        pids = {rank: self._pids[member] for rank, member in enumerate(members) if member in self._pids}
+        return StallWatch(pids, lambda rank: self._member.accuse(self._roster[rank]))
 
     def _connect(self, mesh: Mesh) -> Collective:
         if mesh.world == 1:
             return Single(self._slots)
         kind = SharedMemoryCollective if mesh.one_host else TcpCollective
         return kind(mesh, self._slots, logical=self._logical)
+
+
+def newest_state(commits: Sequence[int]) -> tuple[int, int, list[int]]:
+    """Whose state the members of a roster go on from; pure.
+
+    Args:
+        commits: transactions in the state of each, by rank; -1 for a newcomer.
+
+    Returns:
+        The transactions in that state, the rank that has it, and the ranks that it is given to.
+    """
+    source = list(commits).index(max(commits))
+    newest = max(commits[source], 0)  # newcomers among themselves: one has drawn the weights for all
+    return newest, source, [rank for rank, own in enumerate(commits) if rank != source and own < newest]
 
 
 def _open(notes: Sequence[bytes]) -> list[_Note]:

@@ -18,26 +18,28 @@ import torch
 from ganglion.artifacts.package import DType, Signature, TensorSpec, write_package
 from ganglion.artifacts.store import Artifact, FolderStore
 from ganglion.core.errors import ModelError
+from ganglion.training.initial import WEIGHTS_FILE
 from ganglion.training.plan import TrainingPlan
 from ganglion.training.source import Columns, writable
 
 MODEL_FILE = "model.onnx"
-WEIGHTS_FILE = "weights.npz"
-
 Array = npt.NDArray[Any]
 
 
 class _Served(torch.nn.Module):
-    """A model as it is served: a classifier answers with probabilities."""
+    """A model as it is served: where it returns logits, it answers with probabilities."""
 
-    def __init__(self, model: torch.nn.Module, *, classifier: bool) -> None:
+    def __init__(self, model: torch.nn.Module, plan: TrainingPlan) -> None:
         super().__init__()
         self.model = model
-        self.classifier = classifier
+        self.classifies = plan.classifies
+        self.labels = plan.labels
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         outputs = self.model(inputs)
-        return torch.softmax(outputs, dim=1) if self.classifier else outputs
+        if self.classifies:
+            return torch.softmax(outputs, dim=1)
+        return torch.sigmoid(outputs) if self.labels else outputs
 
 
 def publish(
@@ -62,10 +64,10 @@ def publish(
         ModelError: the model cannot be exported, or the exported one answers differently; nothing is published.
     """
     inputs = writable(probe[plan.input_column])
-    served = _Served(model, classifier=plan.classifies).eval()
+    served = _Served(model, plan).eval()
     with torch.no_grad():
         expected: Array = served(torch.from_numpy(inputs)).numpy()
-    output = "probabilities" if plan.classifies else "output"
+    output = "probabilities" if plan.classifies or plan.labels else "output"
     with tempfile.TemporaryDirectory(prefix="ganglion-export-") as folder:
         files = {MODEL_FILE: Path(folder) / MODEL_FILE, WEIGHTS_FILE: Path(folder) / WEIGHTS_FILE}
         files[MODEL_FILE].write_bytes(_to_onnx(served, inputs, plan.input_column, output))

@@ -6,7 +6,7 @@ from collections.abc import Generator, Iterator
 from typing import cast
 
 from ganglion.core.errors import DataError
-from ganglion.training.source import BatchSource, Columns, records_of, slice_bounds
+from ganglion.training.source import BatchSource, Columns, part_of, present, records_of, slice_bounds
 
 
 class Feed:
@@ -59,7 +59,7 @@ class Feed:
                 f"the {size} records of batch {step + 1}, but the training source gave {records_of(self._last)}."
             )
         return {
-            worker: {name: column[bound.start - begin : bound.stop - begin] for name, column in self._last.items()}
+            worker: present(part_of(self._last, slice(bound.start - begin, bound.stop - begin)))
             for worker, bound in zip(self._span, bounds, strict=True)
             if bound.stop > bound.start
         }

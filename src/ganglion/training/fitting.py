@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def fit(
     held_out: Factory | None = None,
     workers: int = 2,
     min_workers: int | None = None,
-    epochs: int = 1,
+    epochs: int | None = None,
     store: Path | None = None,
     cpu: float = 1.0,
     memory: int = 0,
@@ -33,6 +34,7 @@ def fit(
     id: str | None = None,
     labels: Mapping[str, str] | None = None,
     listener: Callable[[Event], None] | None = None,
+    progress: bool = False,
     **settings: Any,
 ) -> TrainingResult:
     """Train `model` on a gang of workers.
@@ -49,7 +51,7 @@ def fit(
         held_out: builds the source that is measured on.
         workers: number of processes.
         min_workers: how many the training begins with, the others join as resources come; by default all.
-        epochs: passes over the training records.
+        epochs: passes over the training records; one, unless `max_steps` is among the settings.
         store: folder of the artifact store that the model package goes to; without one none is written.
         cpu: cores for each worker.
         memory: bytes for each worker; 0 declares none.
@@ -57,6 +59,7 @@ def fit(
         id: of the job; by default a new one.
         labels: for records and logs.
         listener: gets every event of the job, metrics and progress among them, and returns at once.
+        progress: show a bar with throughput and time left on a terminal, a line for each epoch elsewhere.
         **settings: any other field of `TrainingPlan`, as a struct or as plain data.
 
     Raises:
@@ -79,6 +82,19 @@ def fit(
         import_path=import_path,
         labels=labels,
     )
-    outcome = supervisor.submit(spec, listener).wait()
+    with ExitStack() as stack:
+        listeners = [listener] if listener else []
+        if progress:
+            from rich.console import Console
+
+            from ganglion.training.progress import ProgressBar
+
+            listeners.append(stack.enter_context(ProgressBar(Console())))
+
+        def tell(event: Event) -> None:
+            for each in listeners:
+                each(event)
+
+        outcome = supervisor.submit(spec, tell).wait()
     outcome.raise_for_failure()
     return msgspec.convert(outcome.value, TrainingResult)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
+
+_BLOCK = 65536
+"""Numbers whose squares are summed at a time."""
 
 
 class Gradients:
@@ -28,6 +32,7 @@ class Gradients:
         self._size = sum(parameter.numel() for parameter in parameters)
         self.length = self._size + statistics
         self.dtype = parameters[0].dtype
+        self._short: torch.Tensor | None = None
 
     def views(self, vector: torch.Tensor) -> list[torch.Tensor]:
         """The gradient of each parameter in `vector`, laid out in memory as the parameter is."""
@@ -46,3 +51,28 @@ class Gradients:
         """Make `views` the gradients that the backward pass adds to and the optimizer reads."""
         for parameter, view in zip(self._parameters, views, strict=True):
             parameter.grad = view
+
+    def clipped(self, vector: torch.Tensor, most: float) -> torch.Tensor:
+        """Gradients whose Euclidean norm over all parameters is no longer than `most`.
+
+        The norm is computed in one order from the same numbers on every process, so all come to the same. The vector
+        may belong to all of them and is not changed.
+
+        Args:
+            vector: the reduced gradients, [length].
+            most: the largest norm.
+
+        Returns:
+            The vector itself, or one with all gradients multiplied by the same factor, valid until the next call.
+        """
+        gradients = vector[: self._size]
+        norms = [
+            float(torch.linalg.vector_norm(block, dtype=torch.float64)) for block in torch.split(gradients, _BLOCK)
+        ]
+        norm = math.hypot(*norms)
+        if norm <= most:
+            return vector
+        if self._short is None:
+            self._short = torch.empty(self.length, dtype=self.dtype)
+        torch.mul(gradients, most / norm, out=self._short[: self._size])
+        return self._short

@@ -29,6 +29,10 @@ class Replica(Protocol):
 
     commits: int
 
+    def begin(self) -> None:
+        """Become what the training begins with, where nobody has a state: a checkpoint, if there is one."""
+        ...
+
     def state(self) -> object:
         """The whole state, for `state.pack`."""
         ...
@@ -112,6 +116,8 @@ class FixedGroup:
         if replica.commits >= 0:
             return
         replica.commits = 0
+        if self.rank == 0:
+            replica.begin()
         if self._collective.world == 1:
             return
         header, tensors = pack(replica.state())

@@ -9,7 +9,6 @@ repeated.
 from __future__ import annotations
 
 import enum
-import random
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,24 +18,27 @@ import numpy as np
 import torch
 
 from ganglion.core import faults
-from ganglion.core.errors import ExecutionError
+from ganglion.core.errors import DataError, ExecutionError
 from ganglion.training.callbacks import Callback, Training
-from ganglion.training.evaluation import evaluate
+from ganglion.training.checkpoints.keeper import Keeper
+from ganglion.training.checkpoints.manifest import Progress
+from ganglion.training.computation import Computation, Slice
+from ganglion.training.evaluation import evaluate_together
 from ganglion.training.feed import Feed
 from ganglion.training.gradients import Gradients
 from ganglion.training.group import Group
 from ganglion.training.losses import Loss
 from ganglion.training.memory import Slots
 from ganglion.training.mesh import DisruptedError
+from ganglion.training.metrics import find_metrics
 from ganglion.training.observers import Observers
 from ganglion.training.optimizers import build_optimizer
 from ganglion.training.plan import TrainingPlan
-from ganglion.training.slices import random_key
-from ganglion.training.source import BatchSource, Columns
+from ganglion.training.source import BatchSource, Columns, part_of
 from ganglion.training.state import digest
 from ganglion.training.statistics import RunningStatistics
 from ganglion.training.tensors import Columnizer
-from ganglion.training.tree import depth, leaves, merges
+from ganglion.training.tree import depth, leaves
 
 
 class DivergedError(ExecutionError):
@@ -72,10 +74,10 @@ class Position(msgspec.Struct):
 
 
 class _Part(msgspec.Struct, frozen=True, array_like=True):
-    """What a process has to say of its slices: why the training is to stop, and records and summed loss of each."""
+    """What a process has to say of its step: why the training is to stop, and of each slice."""
 
     stop: str
-    slices: tuple[tuple[int, float], ...]
+    slices: tuple[Slice, ...]
 
 
 class Loop:
@@ -91,6 +93,7 @@ class Loop:
         probe: some training records, on which the model shows which buffers it changes.
         logical: number of logical workers.
         callbacks: the same on every process.
+        keeper: of its checkpoints, if there are to be any.
 
     Attributes:
         training: what callbacks see.
@@ -110,8 +113,9 @@ class Loop:
         probe: Columns,
         logical: int,
         callbacks: Sequence[Callback],
+        keeper: Keeper | None = None,
     ) -> None:
-        self.training = Training(model, epochs=plan.epochs, steps=plan.epochs * train.steps_per_epoch)
+        self.training = Training(model, steps=plan.steps(train.steps_per_epoch), steps_per_epoch=train.steps_per_epoch)
         self.commits = -1
         self._plan = plan
         self._model = model
@@ -119,17 +123,29 @@ class Loop:
         self._held_out = held_out
         self._loss = loss
         self._columnizer = columnizer
+        self._metrics = find_metrics(plan.measured)
         self._logical = logical
         self._observers = Observers(callbacks, self.training)
         self._position = Position()
         self._feed = Feed(train, logical)
+        self._keeper = keeper
         self._model.train()
         self._statistics = RunningStatistics(model, lambda: model(columnizer(probe)[0]))
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._optimizer = build_optimizer(plan.optimizer, trained, plan.learning_rate)
         self._gradients = Gradients(trained, self._statistics.length)
         self.slots = Slots(depth(leaves(range(logical)), logical) + 1, self._gradients.length, self._gradients.dtype)
-        self._views: dict[int, tuple[torch.Tensor, list[torch.Tensor]]] = {}
+        self._computation = Computation(
+            plan,
+            model=model,
+            loss=loss,
+            columnizer=columnizer,
+            statistics=self._statistics,
+            gradients=self._gradients,
+            slots=self.slots,
+            logical=logical,
+        )
+        self._shown: tuple[torch.Tensor, list[torch.Tensor]] | None = None
 
     def run(self, group: Group, publish: Callable[[str], bytes]) -> bytes:
         """Train to the last epoch, or until a callback stops it.
@@ -163,9 +179,12 @@ class Loop:
                         result = group.gather(publish(self._digest()) if group.rank == 0 else b"")[0]
                         self._position.phase = Phase.DONE
                 self.commits += 1
+                self._offer(group.rank)
             except DisruptedError as error:
                 group.disband(error)
         self._feed.close()
+        if self._keeper is not None:
+            self._keeper.close()
         return result
 
     def warm_up(self, records: Columns) -> None:
@@ -175,10 +194,16 @@ class Loop:
             records: at least one; of as many as a slice has, if there are as many.
         """
         size = max(1, self._train.global_batch // self._logical)
-        self._compute(0, {name: column[:size] for name, column in records.items()}, 0)
+        self._computation.compute(0, 0, part_of(records, slice(size)), 0)
         self._statistics.restore()
 
     # the state, as `group.Replica` has it
+
+    def begin(self) -> None:
+        """Go on from a checkpoint, if there is one."""
+        state = self._keeper.resume() if self._keeper is not None else None
+        if state is not None:
+            self.restore(state)
 
     def state(self) -> dict[str, Any]:
         """Everything that the next transaction depends on."""
@@ -200,10 +225,18 @@ class Loop:
                 mine.copy_(theirs)
         self._statistics.keep()
         self._optimizer.load_state_dict(state["optimizer"])
-        self._position = Position(**state["position"])
+        self._position = msgspec.convert(state["position"], Position)
         for name, value in state["training"].items():
             setattr(self.training, name, value)
         self._observers.set_state(state["callbacks"])
+
+    def _offer(self, rank: int) -> None:
+        """Let the chief save what was committed, if that is due; a state that was just measured with its metrics."""
+        position, training = self._position, self.training
+        if self._keeper is not None and rank == 0 and position.phase is not Phase.DONE:
+            metrics = training.metrics if position.phase is Phase.DECIDE else {}
+            progress = Progress(step=training.step, epoch=position.epoch, batch=position.batch, metrics=metrics)
+            self._keeper.offer(self.state, progress)
 
     def _digest(self) -> str:
         position = (self._position.epoch, self._position.batch, self.training.step, self.training.records)
@@ -215,30 +248,30 @@ class Loop:
         position, training = self._position, self.training
         began = time.perf_counter()
         span = group.spans[group.rank]
+        faults.point("training.load", step=training.step)
         slices = self._feed.slices(position.epoch, position.batch, span)
-        sums = self._accumulate(span, slices)
+        faults.point("training.batch", step=training.step, slices=slices)
+        try:
+            said = self._computation.accumulate(training.step, span, slices)
+        except DataError as error:
+            raise DataError(f"{error} It is {self._place()}.") from error
         faults.point("training.before_reduce", step=training.step)
         parts: list[_Part] = []
 
         def divisor(notes: Sequence[bytes]) -> float:
             parts.extend(msgspec.msgpack.decode(note, type=_Part) for note in notes)
-            return float(max(1, sum(records for part in parts for records, _ in part.slices)))
+            return float(max(1, sum(said.records for part in parts for said in part.slices)))
 
-        note = msgspec.msgpack.encode(_Part(training.stopped, tuple(sums)))
+        note = msgspec.msgpack.encode(_Part(training.stopped, tuple(said)))
         reduced = group.reduce(note, divisor, time.perf_counter() - began)
         faults.point("training.after_reduce", step=training.step)
-        records = sum(count for part in parts for count, _ in part.slices)
+        everyone = [each for part in parts for each in part.slices]  # in the order of the logical workers
+        self._check(everyone, reduced.finite)
+        records = sum(each.records for each in everyone)
         loss = 0.0
-        for part in parts:
-            for _, value in part.slices:  # one by one, in the order of the logical workers
-                loss += value
-        if not reduced.finite or not np.isfinite(loss):
-            raise DivergedError(
-                f"The loss or a gradient is not a finite number in epoch {position.epoch + 1}, step "
-                f"{training.step + 1} of {training.steps}; the step was not taken. Try a lower learning rate than "
-                f"{self._plan.learning_rate:g}, or look for such numbers in the records."
-            )
-        self._gradients.show(self._views_of(-1, group.result))
+        for each in everyone:  # one by one: the sum has one order
+            loss += each.loss
+        self._show(group.result)
         self._set_learning_rate()
         self._optimizer.step()
         faults.point("training.optimizer", step=training.step)
@@ -249,20 +282,22 @@ class Loop:
         training.step += 1
         training.records += records
         training.loss = loss / max(1, records)
+        training.bad_slices += sum(bool(each.problem) for each in everyone)
         training.stopped = next((part.stop for part in parts if part.stop), training.stopped)
-        if position.batch == self._train.steps_per_epoch or any(part.stop for part in parts):
+        is_last = training.step == training.steps or any(part.stop for part in parts)
+        if is_last or position.batch == self._train.steps_per_epoch:
             position.phase = Phase.EVALUATE
         self._observers.step(group.rank)
         faults.point("training.commit", step=training.step - 1)
 
     def _evaluate(self, group: Group) -> None:
         position = self._position
-        metrics = {"train_loss": position.loss / position.records}
+        metrics = {"train_loss": position.loss / max(1.0, position.records)}
         if self._held_out is not None:
-            metrics |= evaluate(
+            metrics |= evaluate_together(
                 self._model,
                 self._held_out,
-                names=self._plan.measured,
+                metrics=self._metrics,
                 loss=self._loss,
                 columnizer=self._columnizer,
                 gather=group.gather,
@@ -278,7 +313,7 @@ class Loop:
         """Agree whether the training goes on: callbacks of rank 0 may have stopped it."""
         reasons = [msgspec.msgpack.decode(said, type=str) for said in group.gather(_encode(self.training.stopped))]
         self.training.stopped = next(filter(None, reasons), "")
-        if self.training.stopped or self._position.epoch == self._plan.epochs:
+        if self.training.stopped or self.training.step == self.training.steps:
             self._position.phase = Phase.FINISH
             self._observers.end(group.rank)
         else:
@@ -286,53 +321,48 @@ class Loop:
 
     # a step
 
-    def _accumulate(self, span: range, slices: dict[int, Columns]) -> list[tuple[int, float]]:
-        """Leave the sums over the maximal subtrees of `span` in the first slots; records and loss of each slice."""
-        sums = []
-        height = 0
-        for worker, count in zip(span, merges(leaves(span), self._logical), strict=True):
-            sums.append(self._compute(worker, slices.get(worker), height))
-            for _ in range(count):
-                height -= 1
-                vector, _views = self._views[height]
-                vector.add_(self._views[height + 1][0])
-            height += 1
-        return sums
+    def _check(self, slices: Sequence[Slice], finite: bool) -> None:
+        """Refuse a step that would spoil the model; on every process alike."""
+        training, plan, place = self.training, self._plan, self._place()
+        problems = [f"logical worker {worker}: {each.problem}" for worker, each in enumerate(slices) if each.problem]
+        if training.bad_slices + len(problems) > plan.max_bad_slices:
+            raise DataError(
+                f"{training.bad_slices + len(problems)} slices cannot be used, {plan.max_bad_slices} may be left out; "
+                f"the last {place}: {'; '.join(problems)}. Mend the data, or raise max_bad_slices."
+            )
+        if not finite or not all(np.isfinite(each.loss) for each in slices):
+            where = [str(worker) for worker, each in enumerate(slices) if not np.isfinite(each.loss)]
+            which = f", in the loss of logical worker {', '.join(where)} of {len(slices)}" if where else ""
+            raise DivergedError(
+                f"The loss or a gradient is not a finite number {place}{which}. The step was not taken: the last good "
+                f"state is that after step {training.step}. Try a lower learning rate than {plan.learning_rate:g}, "
+                "clip_norm, or look for such numbers in the records."
+            )
 
-    def _compute(self, worker: int, columns: Columns | None, slot: int) -> tuple[int, float]:
-        """Leave the summed gradient of one slice in a slot."""
-        views = self._views_of(slot)
-        vector, _ = self._views[slot]
-        vector.zero_()
-        if columns is None:
-            return 0, 0.0
-        self._gradients.show(views)
-        key = random_key(self._plan.seed, "step", self.training.step, worker)
-        random.seed(key)
-        np.random.seed(key % 2**32)
-        torch.default_generator.manual_seed(key)
-        inputs, targets = self._columnizer(columns)
-        records = len(inputs)
-        with self._statistics.slice(self._gradients.statistics(vector), records):
-            total = self._loss(self._model(inputs), targets) * records
-        total.backward()  # type: ignore[no-untyped-call]  # torch leaves it without annotations
-        return records, float(total.detach())
+    def _place(self) -> str:
+        position, training = self._position, self.training
+        return (
+            f"in epoch {position.epoch + 1}, batch {position.batch + 1} of {self._train.steps_per_epoch} (step "
+            f"{training.step + 1} of {training.steps})"
+        )
 
-    def _views_of(self, slot: int, vector: torch.Tensor | None = None) -> list[torch.Tensor]:
-        """The gradients in a slot, or (-1) in the result, which changes with the roster."""
-        known = self._views.get(slot)
-        if known is None or (vector is not None and known[0] is not vector):
-            vector = self.slots[slot] if vector is None else vector
-            known = self._views[slot] = (vector, self._gradients.views(vector))
-        return known[1]
+    def _show(self, result: torch.Tensor) -> None:
+        """Let the optimizer see the reduced gradient."""
+        most = self._plan.clip_norm
+        vector = result if most is None else self._gradients.clipped(result, most)
+        if self._shown is None or self._shown[0] is not vector:
+            self._shown = (vector, self._gradients.views(vector))
+        self._gradients.show(self._shown[1])
 
     def _set_learning_rate(self) -> None:
-        factor = self._plan.schedule.factor(self.training.step, self.training.steps)
+        training = self.training
+        factor = self._plan.schedule.factor(training.step, training.steps, training.steps_per_epoch)
+        training.learning_rate = self._plan.learning_rate * factor * training.scale
         for group in self._optimizer.param_groups:
-            group["lr"] = self._plan.learning_rate * factor
+            group["lr"] = training.learning_rate
 
 
-_COUNTS = ("step", "records", "loss", "metrics", "stopped")
+_COUNTS = ("step", "records", "loss", "metrics", "stopped", "scale", "bad_slices")
 """Attributes of `Training` that are part of the state."""
 
 _encode = msgspec.msgpack.encode

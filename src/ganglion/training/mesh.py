@@ -7,6 +7,7 @@ Every wait ends as well when this process learns of a change of the membership f
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import socket
@@ -21,7 +22,7 @@ from ganglion.core.errors import ControlError
 _Pieces: TypeAlias = "deque[memoryview]"
 
 _LENGTH = struct.Struct(">I")
-_LOOK = 100
+LOOK = 100
 """Milliseconds between two looks at those who keep the others waiting."""
 
 
@@ -269,7 +270,7 @@ class Mesh:
 
     def _wait(self, poll: select.poll, missing: Collection[int]) -> list[tuple[int, int]]:
         """What is ready among the links, once something is or a look at those who are missing is due."""
-        ready = poll.poll(_LOOK)
+        ready = poll.poll(LOOK)
         if not ready:
             self.late(missing)
         if any(descriptor == self._wake for descriptor, _ in ready):
@@ -277,6 +278,12 @@ class Mesh:
                 raise DisruptedError("The membership has changed.")
             ready = [(descriptor, events) for descriptor, events in ready if descriptor != self._wake]
         return ready
+
+    def disconnect(self) -> None:
+        """Cut all links, as a network does that fails; whoever waits at one of them learns of it."""
+        for link in self._links.values():
+            with contextlib.suppress(OSError):  # the other side has been faster
+                link.connection.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """End all links; the others see by it that this process has left the roster."""

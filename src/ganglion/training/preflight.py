@@ -7,7 +7,7 @@ import torch
 from ganglion.core.errors import ConfigurationError, DataError, ModelError
 from ganglion.training.losses import Loss
 from ganglion.training.plan import TrainingPlan
-from ganglion.training.source import BatchSource, Columns, records_of
+from ganglion.training.source import BatchSource, Columns, present, records_of
 from ganglion.training.tensors import Columnizer
 
 
@@ -15,7 +15,7 @@ def check_source(source: BatchSource, plan: TrainingPlan, logical: int, world: i
     """Refuse a training source that is empty or does not go with the plan, or a plan that does not go with the workers.
 
     Raises:
-        DataError: there are no records.
+        DataError: there are no records, or fewer than one batch.
         ConfigurationError: the global batch is another one, or too small for the logical workers, or these are fewer
             than the processes.
     """
@@ -29,6 +29,11 @@ def check_source(source: BatchSource, plan: TrainingPlan, logical: int, world: i
     if logical < world:
         raise ConfigurationError(
             f"{logical} logical workers cannot occupy {world} workers; use at most as many workers as logical workers."
+        )
+    if source.count < source.global_batch:
+        raise DataError(
+            f"The training source has {source.count} records, fewer than one global batch of {source.global_batch}; "
+            f"use a global batch of at most {source.count}, or more data."
         )
     if source.global_batch < logical:
         raise ConfigurationError(
@@ -72,7 +77,25 @@ def first_records(source: BatchSource, most: int) -> Columns:
     columns = next(iter(source.batches(0, first=0, last=1, of=1)), {})
     if records_of(columns) == 0:
         raise DataError("The source gave no records in its first batch.")
-    return {name: column[:most] for name, column in columns.items()}
+    found = {name: column[:most] for name, column in present(columns).items()}
+    if records_of(found) == 0:
+        raise DataError("All records of the first batch are bad.")
+    return found
+
+
+def check_precision(plan: TrainingPlan, model: torch.nn.Module) -> None:
+    """Refuse a type of numbers that the processor has no instructions for: it would be emulated, and slower.
+
+    Raises:
+        ConfigurationError: it has none.
+    """
+    device = next(model.parameters()).device.type
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    if plan.precision == "bfloat16" and device == "cpu" and not native:
+        raise ConfigurationError(
+            "precision is bfloat16, and this processor has no instructions for it (AVX512_BF16 or AMX), so it would "
+            "only be slower; use float32."
+        )
 
 
 @torch.no_grad()

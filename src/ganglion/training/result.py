@@ -22,6 +22,7 @@ class TrainingResult(msgspec.Struct, frozen=True, kw_only=True):
             is a function of plan and data: how many workers there were, and what became of them, has no part in it.
         arithmetic: what the bits depend on beside plan and data.
         stopped: why it ended before its last epoch; empty when it did not.
+        bad_slices: how many slices were left out because they could not be used.
     """
 
     artifact: Artifact | None
@@ -31,3 +32,4 @@ class TrainingResult(msgspec.Struct, frozen=True, kw_only=True):
     digest: str = ""
     arithmetic: dict[str, Any] = {}
     stopped: str = ""
+    bad_slices: int = 0

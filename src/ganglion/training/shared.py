@@ -50,7 +50,7 @@ class SharedMemoryCollective:
         """Wait until all vectors are complete, sum one segment, wait until all segments are."""
         ordered, vectors = self._sum(tuple(spans))
         notes = self._mesh.exchange(note)
-        faults.point("training.in_reduce")
+        faults.point("training.in_reduce", disconnect=self._mesh.disconnect)
         finite = ordered.into(self.result[self._segment], vectors, divisor(notes))
         return Reduced(notes, all(flag == b"\1" for flag in self._mesh.exchange(b"\1" if finite else b"\0")))
 

@@ -18,6 +18,10 @@ Columns = Mapping[str, npt.NDArray[Any]]
 """Records by column; the first axis of every array counts the records."""
 
 
+MASK = "mask"
+"""Name of a column that says which records are there."""
+
+
 class BatchSource(Protocol):
     """Batches of records, in an order that is a function of the epoch.
 
@@ -43,7 +47,8 @@ class BatchSource(Protocol):
 
         Returns:
             One mapping for each remaining step, with the slices of `first` to `last - 1` one after another; the arrays
-            are empty where a short batch has nothing for them.
+            are empty where a short batch has nothing for them. A record that turned out to be bad keeps its place, and
+            the column `mask`, bool [records], is false there; it is not used.
         """
         ...
 
@@ -56,6 +61,19 @@ def slice_bounds(worker: int, logical: int, size: int) -> slice:
 def records_of(columns: Columns) -> int:
     """How many records `columns` hold."""
     return len(next(iter(columns.values()))) if columns else 0
+
+
+def part_of(columns: Columns, bounds: slice) -> Columns:
+    """Some of the records."""
+    return {name: column[bounds] for name, column in columns.items()}
+
+
+def present(columns: Columns) -> Columns:
+    """The records that are there: a source may keep the places of bad ones and say so in the column `mask`."""
+    if MASK not in columns:
+        return columns
+    there = columns[MASK]
+    return {name: column if there.all() else column[there] for name, column in columns.items() if name != MASK}
 
 
 def writable(column: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -48,15 +48,14 @@ class RunningStatistics:
 
     @contextmanager
     def slice(self, added: torch.Tensor, records: int) -> Iterator[None]:
-        """Let the model see the committed buffers, and write what it adds to them to `added`, times `records`."""
+        """Let the model see the committed buffers, and add what it changes, times `records`, to `added`."""
         if not self._buffers:
             yield
             return
         self.restore()
         yield
         for part, buffer, committed in zip(self._parts(added), self._buffers, self._committed, strict=True):
-            part.copy_((buffer - committed).reshape(-1))  # the backward pass may need the buffer
-        added.mul_(records)
+            part.add_((buffer - committed).reshape(-1), alpha=records)  # the backward pass may need the buffer
 
     def commit(self, added: torch.Tensor) -> None:
         """Add the mean over the global batch."""

@@ -56,7 +56,7 @@ class TcpCollective:
             {rank: [bytes_of(vector[self._segments[rank]]) for vector in own] for rank in self._mesh.peers},
             {rank: [bytes_of(vector) for vector in vectors[rank]] for rank in self._mesh.peers},
         )
-        faults.point("training.in_reduce")
+        faults.point("training.in_reduce", disconnect=self._mesh.disconnect)
         parts: list[Node] = list(chain.from_iterable(offered))
         ordered = OrderedSum(parts, self._logical, self.result.dtype)
         finite = ordered.into(self.result[mine], list(chain.from_iterable(vectors.values())), divisor(notes))

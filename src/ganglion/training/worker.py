@@ -18,11 +18,14 @@ from ganglion.core import config
 from ganglion.core.errors import ConfigurationError
 from ganglion.execution.member import current_member
 from ganglion.training import export, preflight
-from ganglion.training.callbacks import Callback, History, Reporter
+from ganglion.training.callbacks import Callback, Deadline, History, Reporter
+from ganglion.training.checkpoints.keeper import Keeper
+from ganglion.training.checkpoints.manifest import Recipe
+from ganglion.training.initial import load_initial
 from ganglion.training.joining import join
 from ganglion.training.loop import Loop
 from ganglion.training.losses import load_loss
-from ganglion.training.numerics import arithmetic
+from ganglion.training.numerics import Arithmetic, arithmetic
 from ganglion.training.plan import TrainingPlan
 from ganglion.training.result import TrainingResult
 from ganglion.training.slices import random_key
@@ -60,9 +63,11 @@ def _train(plan: TrainingPlan, store: Path | None) -> bytes:
     model = _build_model(plan)
     first = preflight.first_records(train, _PROBE)
     probe = preflight.first_records(held_out, _PROBE) if held_out else first
+    preflight.check_precision(plan, model)
     for columns in (probe, first):
         preflight.check_outputs(model, columns, columnizer=columnizer, loss=loss, plan=plan)
     history = History()
+    here = arithmetic()
     loop = Loop(
         plan,
         model=model,
@@ -73,8 +78,8 @@ def _train(plan: TrainingPlan, store: Path | None) -> bytes:
         probe=first,
         logical=logical,
         callbacks=_callbacks(plan, history),
+        keeper=_keeper(plan, logical, here, model),
     )
-    here = arithmetic()
     training = loop.training
 
     def publish(digest: str) -> bytes:
@@ -87,6 +92,7 @@ def _train(plan: TrainingPlan, store: Path | None) -> bytes:
             digest=digest,
             arithmetic=msgspec.to_builtins(here),
             stopped=training.stopped,
+            bad_slices=training.bad_slices,
         )
         return msgspec.msgpack.encode(result)
 
@@ -105,13 +111,23 @@ def _build_model(plan: TrainingPlan) -> torch.nn.Module:
     np.random.seed(key % 2**32)  # models of users may draw from it
     torch.manual_seed(key)
     model = preflight.check_model(plan.model.build(), exact=plan.exact)
+    if plan.init_from is not None:
+        load_initial(model, Path(plan.init_from))
     if plan.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
     return model
 
 
+def _keeper(plan: TrainingPlan, logical: int, here: Arithmetic, model: torch.nn.Module) -> Keeper | None:
+    if plan.checkpoints is None:
+        return None
+    recorded = msgspec.structs.replace(plan, logical_workers=logical)
+    recipe = Recipe(plan=msgspec.to_builtins(recorded), arithmetic=msgspec.to_builtins(here))
+    return Keeper(plan.checkpoints, recipe=recipe, model=model)
+
+
 def _callbacks(plan: TrainingPlan, history: History) -> list[Callback]:
-    chosen = []
+    chosen: list[Callback] = [Deadline(plan.max_time)] if plan.max_time is not None else []
     for factory in plan.callbacks:
         callback = factory.build()
         if not isinstance(callback, Callback):
