@@ -29,16 +29,15 @@ from ganglion.data.contact_sheet import GAP, TILE, sheet_size
 
 STEPS = """
 import os, signal, time
-from pathlib import Path
 
-HERE = Path(__file__).parent
+HERE = os.path.dirname(__file__)  # no Path: what lies in it would be part of what these functions are
 
 def big(columns):
     return columns["x"] >= 2
 
 def stuck(columns):
     if columns["x"][0] >= 100:
-        with open(HERE / "pipe", "w") as pipe:
+        with open(os.path.join(HERE, "pipe"), "w") as pipe:
             pipe.write("reading")
         time.sleep(100)
     return columns
@@ -49,9 +48,9 @@ def doubled(columns):
 def deadly(columns):
     x = columns["x"].tolist()
     if x[0] >= 100:  # what probing makes up is less
-        with (HERE / "seen").open("a") as seen:
+        with open(os.path.join(HERE, "seen"), "a") as seen:
             seen.write(f"{x[0]}\\n")
-        if 500 in x and not (HERE / "immortal").exists():
+        if 500 in x and not os.path.exists(os.path.join(HERE, "immortal")):
             os.kill(os.getpid(), signal.SIGKILL)
     return columns
 """
