@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from ganglion.artifacts.store import FolderStore
@@ -23,10 +24,16 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
 
 
 @pytest.fixture
-def children() -> Iterator[None]:
-    """Fails where a process that the test started is there after it."""
-    import psutil
+def children() -> Iterator[Callable[[], list[psutil.Process]]]:
+    """The processes that the test started, zygotes before their workers; fails where one is there after it.
 
-    before = set(psutil.Process().children(recursive=True))
-    yield
-    assert set(psutil.Process().children(recursive=True)) <= before
+    Other tests of the session may have children too, such as a cluster that they share.
+    """
+    before = set(psutil.Process().children())
+
+    def started() -> list[psutil.Process]:
+        own = [process for process in psutil.Process().children() if process not in before]
+        return [*own, *(worker for process in own for worker in process.children(recursive=True))]
+
+    yield started
+    assert started() == []

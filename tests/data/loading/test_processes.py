@@ -26,11 +26,6 @@ def on_processes(dataset: PreparedDataset, **options) -> Iterator[Loader]:
         yield loader
 
 
-def zygote() -> psutil.Process:
-    (found,) = psutil.Process().children()
-    return found
-
-
 def until(condition) -> None:
     end = time.monotonic() + PATIENCE
     while not condition():
@@ -45,8 +40,7 @@ def test_killed_workers_and_zygotes_are_replaced_and_their_work_is_done_again(pa
         for batch in loader:
             found.append(digest(batch))
             if loader.step in (3, 20, 40):
-                processes = psutil.Process().children(recursive=True)  # zygotes come before their workers
-                processes[0 if loader.step == 20 else -1].kill()
+                children()[0 if loader.step == 20 else -1].kill()
                 kills += 1
     assert kills == 3
     assert found == expected
@@ -93,7 +87,7 @@ def test_nothing_is_left_behind(packed, children) -> None:
     for _ in range(2):
         with on_processes(packed) as loader:
             kept = list(islice(loader, 5))
-            workers = zygote().children()
+            workers = children()[1:]
             assert len(workers) == 2
         assert not any(worker.is_running() for worker in workers)
         assert [len(batch.ids) for batch in kept] == [len(batch.columns["tokens"]) for batch in kept]
@@ -105,7 +99,7 @@ def test_nothing_is_left_behind(packed, children) -> None:
 def test_a_loader_that_is_forgotten_ends_its_processes(packed, children) -> None:
     loader = Loader(packed, global_batch=20, workers="processes", parallel=1, memory=2**20)
     next(iter(loader))
-    started = zygote()
+    started = children()[0]
     del loader
     until(lambda: not started.is_running())
 
