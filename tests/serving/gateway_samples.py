@@ -17,6 +17,7 @@ import uvloop
 
 from ganglion.artifacts.package import ImageInput, Signature, TensorSpec
 from ganglion.serving import wire
+from ganglion.serving.callers import Callers
 from ganglion.serving.gateway.gateway import Gateway
 from ganglion.serving.gateway.limits import HttpLimits
 from ganglion.serving.routes import EnsembleRoute, ModelRoute, ReplicaRoute, Routes, VersionRoute
@@ -65,7 +66,7 @@ class GatewayThread:
         """Wait until the gateway is connected to so many replicas."""
 
         async def connected() -> None:
-            while sum(pool.connected for pool in self.gateway._pools.values()) < count:
+            while sum(pool.connected for pool in self.gateway.catalog.pools()) < count:
                 await asyncio.sleep(0.001)
 
         asyncio.run_coroutine_threadsafe(connected(), self._loop).result(PATIENCE)
@@ -109,8 +110,13 @@ def model(
     return ModelRoute(name=name, default=fields.pop("default", version), versions=(served,), **fields)
 
 
-def routes(*models: ModelRoute, generation: int = 1, ensembles: Sequence[EnsembleRoute] = ()) -> Routes:
-    return Routes(generation=generation, models=models, ensembles=tuple(ensembles))
+def routes(
+    *models: ModelRoute,
+    generation: int = 1,
+    ensembles: Sequence[EnsembleRoute] = (),
+    callers: Callers | None = None,
+) -> Routes:
+    return Routes(generation=generation, models=models, ensembles=tuple(ensembles), callers=callers)
 
 
 class ScriptedReplica:

@@ -132,8 +132,9 @@ def test_a_request_whose_replica_dies_is_answered_by_another(
 ) -> None:
     victim = replicas()
     gateway.serve(victim, max_batch=8)
-    asked = [caller.predict(number) for number in (1, 2)]
+    asked = [caller.predict(1)]
     victim.next()
+    asked.append(caller.predict(2))
     caller.wait_for_queue(1)
     victim.die()
     caller.wait_for_queue(2)
@@ -167,6 +168,55 @@ def test_a_request_that_ends_two_replicas_alone_gets_an_error_and_the_others_do_
     gateway.serve(last, generation=5)
     assert last.echo() == [1]
     assert result(innocent) == [1]
+
+
+def test_the_next_short_batch_lies_ready_and_is_not_blamed_for_a_death_before_it(
+    gateway: GatewayThread, caller: Caller, replicas: Make
+) -> None:
+    victim = replicas()
+    gateway.serve(victim, max_batch=8)
+    pool = next(gateway.gateway.catalog.pools())
+    pool.latency.observe(8, 0.001)
+    warm = caller.predict(0)
+    assert victim.echo() == [0]
+    assert result(warm) == [0]
+    deadly = caller.predict(666)
+    assert victim.next()[1][:, 0].tolist() == [666]
+    ready = caller.predict(1)
+    assert victim.next()[1][:, 0].tolist() == [1], "sent although the one before is not answered"
+    waiting = caller.predict(2)
+    caller.wait_for_queue(1)
+    victim.die()
+    caller.wait_for_queue(3)
+    second = replicas()
+    gateway.serve(second, generation=2, max_batch=8)
+    assert second.next()[1][:, 0].tolist() == [666], "alone, for a replica died with it"
+    assert sorted(second.next()[1][:, 0].tolist()) == [1, 2]
+    second.die()
+    third = replicas()
+    gateway.serve(third, generation=3, max_batch=8)
+    assert sorted(third.echo()) == [1, 2], "they were not begun when the replica died"
+    assert error(deadly)[0] == 500
+    assert [result(asked) for asked in (ready, waiting)] == [[1], [2]]
+
+
+def test_long_batches_are_not_sent_ahead(gateway: GatewayThread, caller: Caller, replicas: Make) -> None:
+    replica = replicas()
+    gateway.serve(replica, max_batch=8)
+    pool = next(gateway.gateway.catalog.pools())
+    for _ in range(100):
+        pool.latency.observe(8, 0.1)
+    warm = caller.predict(0)
+    assert replica.echo() == [0]
+    assert result(warm) == [0]
+    first = caller.predict(1)
+    batch, x = replica.next()
+    second = caller.predict(2)
+    caller.wait_for_queue(1)
+    assert replica.idle, "another replica may be free before this one is"
+    replica.answer(batch, x[:, 0])
+    assert replica.echo() == [2]
+    assert [result(asked) for asked in (first, second)] == [[1], [2]]
 
 
 def test_a_bad_instance_fails_only_its_own_request(gateway: GatewayThread, caller: Caller, replicas: Make) -> None:
@@ -229,8 +279,9 @@ def test_a_new_version_takes_over_while_the_old_one_finishes(
     old, new = replicas(), replicas()
     gateway.serve(old)
     assert gateway.settled.get(timeout=PATIENCE) == 1
-    in_hand, queued = caller.predict(1), caller.predict(2)
+    in_hand = caller.predict(1)
     batch, _ = old.next()
+    queued = caller.predict(2)
     caller.wait_for_queue(1)
     one = model("m", [old], state="UNLOADING").versions
     two = model("m", [new], version=2)

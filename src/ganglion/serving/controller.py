@@ -28,6 +28,7 @@ from ganglion.core.ids import Ids, RandomIds
 from ganglion.core.log import get_logger
 from ganglion.core.resources import Resources
 from ganglion.execution.supervisor import Job, Supervisor
+from ganglion.serving.callers import Callers
 from ganglion.serving.deployment import Deployment, VersionRun
 from ganglion.serving.gateway.ensemble import COMBINATIONS
 from ganglion.serving.port import hold_port
@@ -88,6 +89,7 @@ class ModelServer:
         self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._deployments: dict[str, Deployment] = {}
         self._ensembles: dict[str, EnsembleRoute] = {}
+        self._callers: Callers | None = None
         self._jobs: dict[str, Job] = {}
         self._generation = 0
         self._settled = 0
@@ -215,6 +217,25 @@ class ModelServer:
             return self._when(lambda: True)
 
         self._wait(self._call(change), f"the ensemble {name!r}", timeout if wait else None)
+
+    def limit(self, callers: Callers | None, *, wait: bool = True, timeout: float = 30.0) -> None:
+        """Say who may ask the gateway how much; `None` limits nobody. Requests in hand go on.
+
+        Args:
+            callers: everybody who may ask.
+            wait: return when the gateway knows it.
+            timeout: seconds to wait.
+
+        Raises:
+            ControlError: the gateway did not know it within the timeout.
+        """
+
+        def change() -> Future[None]:
+            self._callers = callers
+            self._push()
+            return self._when(lambda: True)
+
+        self._wait(self._call(change), "the limits of callers", timeout if wait else None)
 
     def status(self) -> dict[str, Any]:
         """What is served now, as plain data."""
@@ -420,6 +441,7 @@ class ModelServer:
             generation=self._generation,
             models=tuple(deployment.route() for deployment in self._deployments.values()),
             ensembles=tuple(self._ensembles.values()),
+            callers=self._callers,
         )
 
     # the rest

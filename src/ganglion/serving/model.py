@@ -32,7 +32,7 @@ class LoadedModel:
     def __init__(self, folder: Path) -> None:
         self.manifest: PackageManifest = read_package(folder)
         self._runtime = load_runtime(folder, self.manifest)
-        self._outputs = self.manifest.signature.outputs
+        self._outputs = [(tensor, np.dtype(tensor.dtype)) for tensor in self.manifest.signature.outputs]
 
     def close(self) -> None:
         """Give the model's memory back."""
@@ -96,13 +96,15 @@ class LoadedModel:
 
     def _run(self, inputs: Tensors, rows: int) -> Tensors:
         outputs = self._runtime.predict(inputs)
-        for tensor in self._outputs:
+        for tensor, dtype in self._outputs:
             given = outputs[tensor.name]
             expected = (rows, *tensor.shape[1:])
+            if given.shape == expected and given.dtype == dtype:
+                continue
             fits = given.ndim == len(expected) and all(
                 wanted in (-1, size) for wanted, size in zip(expected, given.shape, strict=True)
             )
-            if not fits or given.dtype != np.dtype(tensor.dtype):
+            if not fits or given.dtype != dtype:
                 raise ModelError(
                     f"Output {tensor.name!r} is {given.dtype} {list(given.shape)}; "
                     f"the signature says {tensor.dtype} {list(expected)}."

@@ -15,7 +15,7 @@ _IMAGES: Kind = ("images",)
 
 
 class Payload:
-    """Tensors, or encoded images; immutable.
+    """Tensors in C order, or encoded images; immutable.
 
     Attributes:
         tensors: arrays by input name, the first size is the number of instances; empty for images.
@@ -36,8 +36,16 @@ class Payload:
             self.size = sum(map(len, images))
         else:
             self.rows = len(next(iter(self.tensors.values())))
-            self.kind = tuple((name, values.dtype.name, values.shape[1:]) for name, values in self.tensors.items())
+            self.kind = tuple((name, values.dtype.str, values.shape[1:]) for name, values in self.tensors.items())
             self.size = sum(values.nbytes for values in self.tensors.values())
+
+    @classmethod
+    def of_kind(cls, tensors: Tensors, rows: int, kind: Kind, size: int) -> Payload:
+        """A payload of tensors about which everything is known already."""
+        payload = cls.__new__(cls)
+        payload.tensors, payload.images = tensors, ()
+        payload.rows, payload.kind, payload.size = rows, kind, size
+        return payload
 
     def split(self, rows: int) -> list[Payload]:
         """Cut into payloads of at most `rows` instances, in order; arrays are not copied."""
@@ -51,15 +59,14 @@ class Payload:
         return Payload(tensors={name: values[start:end] for name, values in self.tensors.items()})
 
 
-def encode_batch(number: int, payloads: Sequence[Payload]) -> list[wire.Buffer]:
+def encode_batch(number: int, payloads: Sequence[Payload]) -> list[Any]:
     """One frame for payloads of one kind, in order; nothing is copied."""
     first = payloads[0]
     if first.images:
         images = [image for payload in payloads for image in payload.images]
         return wire.encode(wire.Batch(number, images=tuple(map(len, images))), images)
     rows = sum(payload.rows for payload in payloads)
-    headers = tuple(
-        wire.TensorHeader(name, values.dtype.name, (rows, *values.shape[1:])) for name, values in first.tensors.items()
-    )
-    body = [wire.raw(payload.tensors[name]) for name in first.tensors for payload in payloads]
-    return wire.encode(wire.Batch(number, tensors=headers), body)
+    headers = tuple(wire.TensorHeader(name, dtype, (rows, *shape)) for name, dtype, shape in first.kind)
+    body = [payload.tensors[name] for name in first.tensors for payload in payloads]
+    size = sum(payload.size for payload in payloads)
+    return wire.encode_sized(wire.Batch(number, tensors=headers), body, size)

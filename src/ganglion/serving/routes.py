@@ -7,6 +7,7 @@ from typing import Any, Literal
 import msgspec
 
 from ganglion.artifacts.package import ImageInput, Signature
+from ganglion.serving.callers import Callers
 
 State = Literal["START", "LOADING", "AVAILABLE", "UNLOADING", "END"]
 """States of a version, as TensorFlow Serving names them."""
@@ -90,11 +91,13 @@ class Routes(msgspec.Struct, frozen=True, kw_only=True):
         generation: grows with every change.
         models: by any order, of different names.
         ensembles: of names that no model has.
+        callers: limits of those who ask; `None` asks nobody who he is and limits nobody.
     """
 
     generation: int
     models: tuple[ModelRoute, ...] = ()
     ensembles: tuple[EnsembleRoute, ...] = ()
+    callers: Callers | None = None
 
     def to_data(self) -> Any:
         """Plain data, for a control message."""

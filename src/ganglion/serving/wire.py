@@ -7,6 +7,7 @@ stream socket, so that replicas can be on other nodes.
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -27,7 +28,7 @@ Frame = tuple[memoryview, memoryview]
 
 
 class TensorHeader(msgspec.Struct, frozen=True, array_like=True):
-    """A tensor of the body: name, NumPy dtype, shape; C order, little-endian."""
+    """A tensor of the body: name, what NumPy calls its dtype, shape; C order, little-endian."""
 
     name: str
     dtype: str
@@ -83,8 +84,13 @@ _answers = msgspec.msgpack.Decoder(Answer)
 
 def encode(header: Batch | Answer, body: Sequence[Buffer]) -> list[Buffer]:
     """A frame as buffers to be written one after the other; the body is not copied."""
+    return encode_sized(header, body, sum(memoryview(part).nbytes for part in body))
+
+
+def encode_sized(header: Batch | Answer, body: Iterable[Any], size: int) -> list[Any]:
+    """As `encode`, for a body whose size in bytes is known: buffers of any kind, arrays in C order among them."""
     encoded = _encoder.encode(header)
-    return [_LENGTHS.pack(len(encoded), sum(memoryview(part).nbytes for part in body)) + encoded, *body]
+    return [_LENGTHS.pack(len(encoded), size) + encoded, *body]
 
 
 def decode_batch(header: Buffer) -> Batch:
@@ -113,7 +119,7 @@ def decode_answer(header: Buffer) -> Answer:
 
 def describe(tensors: Iterable[tuple[str, NDArray[Any]]]) -> tuple[TensorHeader, ...]:
     """Headers of arrays."""
-    return tuple(TensorHeader(name, array.dtype.name, array.shape) for name, array in tensors)
+    return tuple(TensorHeader(name, array.dtype.str, array.shape) for name, array in tensors)
 
 
 def raw(array: NDArray[Any]) -> memoryview:
@@ -132,11 +138,11 @@ def tensors_of(headers: Sequence[TensorHeader], body: memoryview) -> dict[str, N
     for header in headers:
         try:
             dtype = np.dtype(header.dtype)
-            count = int(np.prod(header.shape, dtype=np.int64))
+            count = math.prod(header.shape)
             array = np.frombuffer(body, dtype, count, start).reshape(header.shape)
         except (TypeError, ValueError) as error:
             raise ControlError(f"Tensor {header.name!r} does not fit its frame: {error}.") from error
-        arrays[header.name] = np.require(array, requirements="A")
+        arrays[header.name] = array if array.flags.aligned else array.copy()
         start += count * dtype.itemsize
     if start != body.nbytes:
         raise ControlError(f"A frame has {body.nbytes} bytes of tensors; its header says {start}.")

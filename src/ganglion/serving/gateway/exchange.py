@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from http import HTTPStatus
 
 import orjson
 
 from ganglion.serving.gateway.errors import RequestError
+from ganglion.serving.gateway.head import Head
+
+JSON = "application/json"
 
 
 class Exchange:
@@ -15,8 +19,7 @@ class Exchange:
 
     Args:
         flush: called when there is an answer.
-        method: such as `POST`.
-        path: of the target, without the query; percent-encoded.
+        head: method, path and header fields.
         body: complete and not compressed.
         closes: the connection ends behind the answer.
 
@@ -25,33 +28,42 @@ class Exchange:
         abandoned: called when the client is gone before the answer; set by whoever handles the request.
     """
 
-    __slots__ = ("_flush", "abandoned", "answer", "body", "closes", "method", "path")
+    __slots__ = ("_flush", "abandoned", "answer", "body", "closes", "head")
 
-    def __init__(self, flush: Callable[[], None], method: str, path: str, body: bytes, *, closes: bool) -> None:
+    def __init__(self, flush: Callable[[], None], head: Head, body: bytes, *, closes: bool) -> None:
         self._flush = flush
-        self.method = method
-        self.path = path
+        self.head = head
         self.body = body
         self.closes = closes
         self.answer: bytes | None = None
         self.abandoned: Callable[[], None] | None = None
+
+    @property
+    def method(self) -> str:
+        """Of the request."""
+        return self.head.method
+
+    @property
+    def path(self) -> str:
+        """Of the target, without the query; percent-encoded."""
+        return self.head.path
 
     def respond(
         self,
         status: int,
         body: bytes,
         *,
-        content_type: str = "application/json",
+        content_type: str = JSON,
         headers: Mapping[str, str] | None = None,
     ) -> None:
         """Answer; written once all earlier requests of the connection are answered."""
-        extra = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
-        connection = "close" if self.closes else "keep-alive"
-        head = (
-            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: {content_type}\r\n"
-            f"content-length: {len(body)}\r\nconnection: {connection}\r\n{extra}\r\n"
-        ).encode("latin-1")
-        self.answer = head if self.method == "HEAD" else head + body
+        start = _start(status, content_type, self.closes)
+        if headers:
+            start += "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode("latin-1")
+        if self.head.method == "HEAD":
+            self.answer = b"%bcontent-length: %d\r\n\r\n" % (start, len(body))
+        else:
+            self.answer = b"%bcontent-length: %d\r\n\r\n%b" % (start, len(body), body)
         self._flush()
 
     def refuse(self, error: RequestError, *, headers: Mapping[str, str] | None = None) -> None:
@@ -60,6 +72,15 @@ class Exchange:
         if error.retry_after is not None:
             extra["retry-after"] = str(error.retry_after)
         self.respond(error.status, orjson.dumps({"error": str(error)}), headers=extra)
+
+
+@lru_cache(maxsize=256)
+def _start(status: int, content_type: str, closes: bool) -> bytes:
+    """The beginning of an answer, which is nearly always one of a few."""
+    connection = "close" if closes else "keep-alive"
+    return (
+        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: {content_type}\r\nconnection: {connection}\r\n"
+    ).encode("latin-1")
 
 
 Handler = Callable[[Exchange], None]

@@ -15,8 +15,11 @@ import httptools
 from ganglion.core.log import get_logger
 from ganglion.serving.gateway.errors import RequestError
 from ganglion.serving.gateway.exchange import Exchange, Handler
+from ganglion.serving.gateway.head import Head
 from ganglion.serving.gateway.limits import HttpLimits
 
+_NEVER = float("inf")
+_NO_HEAD = Head("GET", "", {})
 _log = get_logger(part="serving.gateway")
 
 
@@ -34,12 +37,18 @@ class HttpServer:
     Args:
         handler: gets every complete request.
         limits: of each connection.
+
+    Attributes:
+        connections: those that are open.
+        held: bytes of the bodies that are arriving.
+        draining: whether every connection closes behind the answer in hand.
     """
 
     def __init__(self, handler: Handler, limits: HttpLimits) -> None:
         self.handler = handler
         self.limits = limits
         self.connections: set[HttpConnection] = set()
+        self.held = 0
         self.draining = False
 
     def __call__(self) -> HttpConnection:
@@ -80,6 +89,11 @@ class HttpConnection(asyncio.Protocol):
         self._refusal: RequestError | None = None
         self._closing = False
         self._body: list[bytes] = []
+        self._last: tuple[Head, int] | None = None
+        self._known: Head | None = None
+        self._known_bytes = b""
+        self._known_size = 0
+        self._discarded = 0
         self._reset()
 
     # asyncio
@@ -96,7 +110,27 @@ class HttpConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Bytes of requests."""
         if self._closing:
-            return  # a refused client may go on sending for a while
+            self._discarded += len(data)  # a refused client may go on sending for a while
+            if self._discarded > self._limits.linger:
+                self.abort()
+            return
+        known = self._known
+        if (
+            known is not None
+            and len(data) == self._known_size
+            and self._phase is Phase.IDLE
+            and data.startswith(self._known_bytes)
+        ):
+            self._complete(known, data[len(self._known_bytes) :], closes=False)
+        else:
+            self._parse(data)
+        if len(self._pipeline) >= self._limits.pipelined:
+            self._pause()
+
+    def _parse(self, data: bytes) -> None:
+        """Bytes that are not one more request with the head of the one before."""
+        whole = self._phase is Phase.IDLE
+        self._last = None
         try:
             self._feed(data)
         except httptools.HttpParserCallbackError as error:
@@ -112,14 +146,24 @@ class HttpConnection(asyncio.Protocol):
                 self._too_long_head()
         if self._refusal is not None:
             self._refuse(self._refusal)
-        elif len(self._pipeline) >= self._limits.pipelined:
-            self._pause()
+        elif whole and self._last is not None and self._phase is Phase.IDLE:
+            self._remember(data, *self._last)
+
+    def _remember(self, data: bytes, head: Head, length: int) -> None:
+        """Know the head of a request that came in one piece: most clients send the same one again and again.
+
+        The same bytes between two requests always mean the same, so they need no parser.
+        """
+        end = data.find(b"\r\n\r\n") + 4
+        if len(data) == end + length:
+            self._known, self._known_bytes, self._known_size = head, data[:end], len(data)
 
     def connection_lost(self, error: Exception | None) -> None:
         """The client is gone."""
         self._closing = True
         self._transport = None
         self._server.connections.discard(self)
+        self._let_go()
         pipeline, self._pipeline = self._pipeline, deque()
         for exchange in pipeline:
             if exchange.answer is None and exchange.abandoned is not None:
@@ -159,8 +203,11 @@ class HttpConnection(asyncio.Protocol):
         if lowered == b"host":
             self._has_host = True
         elif lowered == b"content-length":
+            self._length = value
             if len(value) > 18 or (value.isdigit() and int(value) > self._limits.body):
                 self._too_long_body()
+        elif lowered in Head.READ:
+            self._fields[lowered] = value
         elif lowered == b"expect":
             self._expects_continue = value.lower() == b"100-continue"
             if not self._expects_continue:
@@ -179,8 +226,11 @@ class HttpConnection(asyncio.Protocol):
     def on_body(self, data: bytes) -> None:
         """A part of the body."""
         self._body_bytes += len(data)
+        self._server.held += len(data)
         if self._body_bytes > self._limits.body:
             self._too_long_body()
+        elif self._server.held > self._limits.bodies:
+            self._note(RequestError(503, "Too many bytes are arriving at once.", retry_after=1))
         elif self._refusal is None:
             self._body.append(data)
 
@@ -188,40 +238,46 @@ class HttpConnection(asyncio.Protocol):
         """A request is complete."""
         if self._refusal is not None or self._closing:
             return
-        self._enter(Phase.IDLE, None)
         self._head_bytes = 0
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        self._body = []
-        exchange = Exchange(
-            self.flush,
-            self._parser.get_method().decode("latin-1"),
-            self._url.partition(b"?")[0].decode("latin-1"),
-            body,
-            closes=self._server.draining or not self._parser.should_keep_alive(),
-        )
+        self._let_go()
+        parser = self._parser
+        head = Head(parser.get_method().decode("latin-1"), self._url.partition(b"?")[0].decode("latin-1"), self._fields)
+        closes = not parser.should_keep_alive()
+        repeatable = not (closes or self._expects_continue) and self._length == b"%d" % len(body)
+        self._last = (head, len(body)) if repeatable else None
+        self._complete(head, body, closes=closes)
+
+    # the rest
+
+    def _complete(self, head: Head, body: bytes, *, closes: bool) -> None:
+        """Hand a request over."""
+        self._phase = Phase.IDLE
+        self._deadline = _NEVER
+        closes = closes or self._server.draining
+        exchange = Exchange(self.flush, head, body, closes=closes)
         self._pipeline.append(exchange)
-        self._closing = exchange.closes
+        self._closing = closes
         try:
             self._server.handler(exchange)
         except Exception:  # noqa: BLE001  a fault on one request must not leave it without an answer
-            _log.error("request_failed", method=exchange.method, path=exchange.path, exc_info=True)
+            _log.error("request_failed", method=head.method, path=head.path, exc_info=True)
             exchange.refuse(RequestError(500, "The gateway failed on this request; its log says why."))
-
-    # the rest
 
     def flush(self) -> None:
         """Write the answers that are due, in the order of their requests."""
         pipeline = self._pipeline
         if self._transport is None or not pipeline or pipeline[0].answer is None:
             return
-        due: list[bytes] = []
-        closes = False
+        exchange = pipeline.popleft()
+        due, closes = exchange.answer, exchange.closes
+        assert due is not None
         while pipeline and pipeline[0].answer is not None and not closes:
             exchange = pipeline.popleft()
             assert exchange.answer is not None
-            due.append(exchange.answer)
+            due += exchange.answer
             closes = exchange.closes
-        self._transport.write(due[0] if len(due) == 1 else b"".join(due))
+        self._transport.write(due)
         if closes and self._refusal is not None:
             self._linger()
         elif closes:
@@ -269,12 +325,19 @@ class HttpConnection(asyncio.Protocol):
         self._header_count = 0
         self._has_host = False
         self._expects_continue = False
+        self._length = b"0"
+        self._fields: dict[bytes, bytes] = {}
         self._body = []
         self._body_bytes = 0
 
+    def _let_go(self) -> None:
+        """Forget the body that was arriving."""
+        self._server.held -= self._body_bytes
+        self._body, self._body_bytes = [], 0
+
     def _enter(self, phase: Phase, timeout: float | None) -> None:
         self._phase = phase
-        self._deadline = float("inf") if timeout is None else self._time() + timeout
+        self._deadline = _NEVER if timeout is None else self._time() + timeout
 
     def _note(self, error: RequestError) -> None:
         """Remember the first reason to refuse the request that is being parsed."""
@@ -291,8 +354,9 @@ class HttpConnection(asyncio.Protocol):
         """Answer with an error after the answers in hand, then close: the rest of the stream is not understood."""
         self._refusal = error
         self._closing = True
+        self._let_go()
         self._enter(Phase.IDLE, None)
-        exchange = Exchange(self.flush, "GET", "", b"", closes=True)
+        exchange = Exchange(self.flush, _NO_HEAD, b"", closes=True)
         self._pipeline.append(exchange)
         exchange.refuse(error)
 

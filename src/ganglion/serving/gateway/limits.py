@@ -13,12 +13,14 @@ class HttpLimits(Config, frozen=True, kw_only=True):
         headers: number of header fields.
         head: bytes of all header fields.
         body: bytes of a body.
+        bodies: bytes of all bodies that are arriving at once, on all connections.
         pipelined: requests of one connection that are in hand at once; reading pauses beyond.
         connections: open connections; further ones are refused.
         head_timeout: seconds from the first byte of a request to the end of its headers.
         body_timeout: seconds from there to the end of its body.
         idle_timeout: seconds that a connection is kept open without a request.
         write_timeout: seconds that a client may leave answers unread.
+        linger: bytes that a refused client may go on sending before the connection is cut.
         linger_timeout: seconds for which a refused client may go on sending before the connection is cut.
     """
 
@@ -26,10 +28,12 @@ class HttpLimits(Config, frozen=True, kw_only=True):
     headers: int = 100
     head: int = 32 * 2**10
     body: int = 64 * 2**20
+    bodies: int = 512 * 2**20
     pipelined: int = 64
     connections: int = 10_000
     head_timeout: float = 10.0
     body_timeout: float = 60.0
     idle_timeout: float = 75.0
     write_timeout: float = 60.0
+    linger: int = 16 * 2**20
     linger_timeout: float = 2.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import threading
 from collections.abc import Callable
@@ -17,6 +18,8 @@ from ganglion.serving.gateway.limits import HttpLimits
 from ganglion.serving.routes import SETTLED, Routes
 
 _BACKLOG = 1024
+_GARBAGE = 50_000
+"""Objects that are made before the garbage collector looks through the youngest."""
 
 
 def serve(host: str = "127.0.0.1", port: int = 0, limits: dict[str, Any] | None = None) -> None:
@@ -31,6 +34,9 @@ def serve(host: str = "127.0.0.1", port: int = 0, limits: dict[str, Any] | None 
     """
     member = current_member()
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_GARBAGE)  # requests leave no cycles behind
     with socket.create_server((host, port), family=family, backlog=_BACKLOG, reuse_port=True) as listener:
         chosen = convert(HttpLimits, limits or {}, where="limits of the gateway")
         uvloop.run(_serve(member, listener, chosen))

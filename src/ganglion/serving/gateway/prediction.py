@@ -26,23 +26,29 @@ class Prediction:
 
     Args:
         finish: gets the result, once.
+        began: monotonic seconds at which the request was complete.
         deadline: monotonic seconds after which an answer is of no use.
         how: how the answers of several models become one; `None` for one model.
     """
 
-    __slots__ = ("_finish", "_how", "_missing", "_outputs", "deadline", "settled")
+    __slots__ = ("_finish", "_how", "_missing", "_outputs", "began", "deadline", "settled")
 
-    def __init__(self, finish: Finish, deadline: float, how: str | None = None) -> None:
+    def __init__(self, finish: Finish, began: float, deadline: float, how: str | None = None) -> None:
         self._finish = finish
         self._how = how
         self._outputs: list[list[Tensors]] = []
         self._missing = 0
+        self.began = began
         self.deadline = deadline
         self.settled = False
 
     def add(self, slices: Sequence[Payload]) -> list[Part]:
         """Ask one more model, for all instances in these slices; returns the parts to be queued."""
         model = len(self._outputs)
+        if len(slices) == 1:
+            self._outputs.append([{}])
+            self._missing += 1
+            return [Part(self, model, 0, 0, slices[0])]
         self._outputs.append([{} for _ in slices])
         self._missing += len(slices)
         parts = []
@@ -55,6 +61,10 @@ class Prediction:
     def complete(self, part: Part, outputs: Tensors) -> None:
         """Take the outputs of a part; the last one finishes the request."""
         if self.settled:
+            return
+        if self._missing == 1 and self._how is None and len(self._outputs[0]) == 1:
+            self.settled = True
+            self._finish(outputs)
             return
         self._outputs[part.model][part.index] = outputs
         self._missing -= 1
@@ -71,6 +81,11 @@ class Prediction:
         if not self.settled:
             self.settled = True
             self._finish(error)
+
+    @property
+    def allowed(self) -> float:
+        """Seconds that it may take in all."""
+        return self.deadline - self.began
 
     def abandon(self) -> None:
         """Forget the request: its caller is gone."""

@@ -1,11 +1,17 @@
-"""The connection to one replica: one batch at a time; the end of the connection is the death of the replica."""
+"""The connection to one replica; the end of the connection is the death of the replica.
+
+A replica answers one batch after the other. A second one may lie ready for it, so that it need not wait for the gateway
+between two short ones.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+from collections import deque
 from collections.abc import Sequence
-from typing import Protocol, cast
+from time import monotonic
+from typing import NamedTuple, Protocol, cast
 
 from ganglion.core.errors import ControlError
 from ganglion.core.log import get_logger
@@ -14,27 +20,37 @@ from ganglion.serving.gateway.errors import RequestError
 from ganglion.serving.gateway.prediction import Part
 from ganglion.serving.payload import encode_batch
 from ganglion.serving.routes import ReplicaRoute
+from ganglion.serving.runtime import Tensors
 
 _RECONNECT = (0.05, 1.0)
 """Seconds before the first and, doubling, the last of repeated tries to connect."""
 
+_JOINED = 2**18
+"""Bytes of a batch up to which its parts are copied together and written at once."""
+
 _numbers = itertools.count(1)
 _log = get_logger(part="serving.gateway")
+
+
+class _SentBatch(NamedTuple):
+    number: int
+    parts: list[Part]
+    rows: int
 
 
 class LinkOwner(Protocol):
     """Who is told what happens on a link."""
 
     def link_free(self, link: ReplicaLink) -> None:
-        """The link can take a batch."""
+        """The link can take a batch, or one more."""
         ...
 
-    def link_answered(self, parts: Sequence[Part]) -> None:
-        """The replica answered a batch; the parts have their results."""
+    def link_answered(self, link: ReplicaLink, rows: int, seconds: float) -> None:
+        """The replica answered a batch of so many instances within `seconds`."""
         ...
 
-    def link_lost(self, link: ReplicaLink, parts: list[Part]) -> None:
-        """The connection ended while the replica held `parts`."""
+    def link_lost(self, link: ReplicaLink, parts: list[Part], untouched: list[Part]) -> None:
+        """The connection ended while the replica held `parts`, and others that it had not begun."""
         ...
 
 
@@ -45,32 +61,58 @@ class ReplicaLink(asyncio.Protocol):
         loop: the gateway's event loop.
         route: which replica.
         owner: who is told.
+
+    Attributes:
+        began: monotonic seconds at which the replica could begin the batch that it answers next.
+        connected: whether the replica can take batches.
+        retired: whether it is given no more.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, route: ReplicaRoute, owner: LinkOwner) -> None:
         self.route = route
-        self.parts: list[Part] = []
         self.connected = False
         self.retired = False
         self._loop = loop
         self._owner = owner
         self._transport: asyncio.Transport | None = None
         self._reader = wire.FrameReader()
-        self._number = 0
+        self._sent: deque[_SentBatch] = deque()
+        self.began = 0.0
         self._connecting = loop.create_task(self._connect())
 
+    @property
+    def batches(self) -> int:
+        """How many have been sent and not answered."""
+        return len(self._sent)
+
+    @property
+    def rows(self) -> int:
+        """Their instances."""
+        return sum(batch.rows for batch in self._sent)
+
+    @property
+    def parts(self) -> list[Part]:
+        """Their parts."""
+        return [part for batch in self._sent for part in batch.parts]
+
     def send(self, parts: list[Part]) -> None:
-        """Give the replica a batch; only when the link is free."""
+        """Give the replica a batch; only while it has fewer than two."""
         assert self._transport is not None
-        assert not self.parts
-        self.parts = parts
-        self._number = next(_numbers)
-        self._transport.writelines(encode_batch(self._number, [part.payload for part in parts]))
+        assert len(self._sent) < 2
+        if not self._sent:
+            self.began = monotonic()
+        number = next(_numbers)
+        self._sent.append(_SentBatch(number, parts, sum(part.payload.rows for part in parts)))
+        buffers = encode_batch(number, [part.payload for part in parts])
+        if sum(part.payload.size for part in parts) < _JOINED:
+            self._transport.write(b"".join(buffers))
+        else:
+            self._transport.writelines(buffers)
 
     def retire(self) -> None:
-        """Take no further batch, and close once the one in hand is answered."""
+        """Take no further batch, and close once those in hand are answered."""
         self.retired = True
-        if not self.parts:
+        if not self._sent:
             self._close()
 
     def abort(self) -> None:
@@ -118,38 +160,54 @@ class ReplicaLink(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         """The replica is gone, or the link was closed."""
-        parts, self.parts = self.parts, []
+        sent, self._sent = self._sent, deque()
         self.connected = False
         self._transport = None
         if not self.retired:
             self._connecting = self._loop.create_task(self._connect())
-        self._owner.link_lost(self, parts)
+        begun = sent.popleft().parts if sent else []
+        self._owner.link_lost(self, begun, [part for batch in sent for part in batch.parts])
 
     def _take(self, answer: wire.Answer, body: memoryview) -> None:
-        if answer.id != self._number or not self.parts:
+        if not self._sent or answer.id != self._sent[0].number:
             raise ControlError(f"An answer to batch {answer.id}, which was not asked.")
         outputs = wire.tensors_of(answer.tensors, body)
-        rows = sum(part.payload.rows for part in self.parts)
+        _number, parts, rows = self._sent[0]
         if any(values.shape[:1] != (rows,) for values in outputs.values()) or not (outputs or answer.failures):
             raise ControlError(f"An answer to {rows} instances with another number of predictions.")
-        parts, self.parts = self.parts, []
+        self._sent.popleft()
+        now = monotonic()
+        self._owner.link_answered(self, rows, now - self.began)
+        self.began = now
+        if self.retired:
+            if not self._sent:
+                self._close()
+        else:
+            self._owner.link_free(self)  # first, so that the replica computes while answers are written
+        if answer.failures:
+            _distribute(parts, outputs, answer.failures)
+            return
         start = 0
         for part in parts:
             end = start + part.payload.rows
-            failure = next((failure for failure in answer.failures if start <= failure.row < end), None)
-            if failure is None:
-                part.prediction.complete(part, {name: values[start:end] for name, values in outputs.items()})
-            else:
-                status = 400 if failure.invalid else 500
-                instance = part.first_row + failure.row - start
-                part.prediction.fail(RequestError(status, f"Instance {instance}: {failure.message}"))
+            part.prediction.complete(part, {name: values[start:end] for name, values in outputs.items()})
             start = end
-        self._owner.link_answered(parts)
-        if self.retired:
-            self._close()
-        else:
-            self._owner.link_free(self)
 
     def _close(self) -> None:
         if self._transport is not None:
             self._transport.close()
+
+
+def _distribute(parts: Sequence[Part], outputs: Tensors, failures: Sequence[wire.Failure]) -> None:
+    """Give each part its outputs, or the first failure among its instances."""
+    start = 0
+    for part in parts:
+        end = start + part.payload.rows
+        failure = next((failure for failure in failures if start <= failure.row < end), None)
+        if failure is None:
+            part.prediction.complete(part, {name: values[start:end] for name, values in outputs.items()})
+        else:
+            status = 400 if failure.invalid else 500
+            instance = part.first_row + failure.row - start
+            part.prediction.fail(RequestError(status, f"Instance {instance}: {failure.message}"))
+        start = end

@@ -14,8 +14,11 @@ import orjson
 
 from ganglion.artifacts.package import ImageInput, Signature, TensorSpec
 from ganglion.core.errors import suggest
+from ganglion.serving.gateway.endpoint import Endpoint
 from ganglion.serving.gateway.errors import RequestError
+from ganglion.serving.gateway.head import Head
 from ganglion.serving.gateway.instances import IMAGE_KEY, array_of, image_of, is_image
+from ganglion.serving.gateway.question import Question, Reply
 from ganglion.serving.payload import Payload
 from ganglion.serving.routes import VersionRoute
 from ganglion.serving.runtime import Tensors
@@ -71,6 +74,27 @@ def parse_path(path: str) -> Target | None:
         case [name, "versions", number] if name and number.isascii() and number.isdigit() and len(number) <= 18:
             return Target(name, int(number), verb or "status")
     return None
+
+
+def read(endpoint: Endpoint, _head: Head, body: bytes) -> Question:
+    """Read a predict request, the common form of it by the endpoint's reader.
+
+    Raises:
+        RequestError: it cannot be read.
+    """
+    payload = endpoint.reader.read(body)
+    if payload is not None:
+        return Question(payload, _render_rows)
+    request = parse_predict(body, endpoint.signature, endpoint.image)
+    return Question(request.payload, _render_columns if request.columns else _render_rows)
+
+
+def _render_rows(outputs: Tensors) -> Reply:
+    return Reply(render_predictions(outputs, columns=False))
+
+
+def _render_columns(outputs: Tensors) -> Reply:
+    return Reply(render_predictions(outputs, columns=True))
 
 
 class PredictRequest(NamedTuple):

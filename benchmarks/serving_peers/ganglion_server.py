@@ -1,0 +1,33 @@
+"""Ours, as `ModelServer` runs it: a gateway process and replica processes of the local backend."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+from ganglion.backends.local.backend import LocalBackend, LocalConfig
+from ganglion.execution.supervisor import Supervisor
+from ganglion.serving import ModelRepository, ModelServer
+
+
+def main(port: str, file: str, _dtype: str, workers: str) -> None:
+    """Serve until told to end."""
+    ended = threading.Event()
+    signal.signal(signal.SIGTERM, lambda _number, _frame: ended.set())
+    with tempfile.TemporaryDirectory(prefix="ganglion-bench-") as temporary:
+        folder = Path(temporary)
+        repository = ModelRepository(folder / "models")
+        repository.publish("m", Path(file).parent)
+        supervisor = Supervisor(LocalBackend(folder / "g", LocalConfig(cpu=4)), folder / "g")
+        server = ModelServer(supervisor, repository, port=int(port))
+        server.deploy("m", replicas=int(workers))
+        ended.wait()
+        server.close()
+        supervisor.close()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,90 @@
+"""How long a replica takes for a batch, learnt while it works. No clock: seconds are passed in."""
+
+from __future__ import annotations
+
+_MEMORY = 0.98
+"""Weight of an observation after one more: the last fifty or so count."""
+
+_SURPRISE = 8.0
+"""Times the expected seconds that one observation counts for at most: a replica that was stopped did not get slow."""
+
+_MARGIN = 3.0
+"""Mean deviations that are added where a promise depends on it."""
+
+
+class LatencyModel:
+    """Seconds for a batch as a line over its instances: exponentially weighted least squares.
+
+    Both the fixed part and the part of each instance are held to be at least zero. Before anything has been observed it
+    expects nothing: every batch is free.
+    """
+
+    def __init__(self) -> None:
+        self._weight = 0.0
+        self._rows = 0.0
+        self._seconds = 0.0
+        self._rows_squared = 0.0
+        self._product = 0.0
+        self._fixed = 0.0
+        self._each = 0.0
+        self.deviation = 0.0
+
+    @property
+    def observed(self) -> bool:
+        """Whether it knows anything."""
+        return self._weight > 0.0
+
+    def observe(self, rows: int, seconds: float) -> None:
+        """A batch of `rows` instances took `seconds`."""
+        if self.observed:
+            expected = self.predict(rows)
+            seconds = min(seconds, _SURPRISE * max(expected, 1e-6))
+            self.deviation += (1.0 - _MEMORY) * 2.0 * (abs(seconds - expected) - self.deviation)
+        self._weight = _MEMORY * self._weight + 1.0
+        self._rows = _MEMORY * self._rows + rows
+        self._seconds = _MEMORY * self._seconds + seconds
+        self._rows_squared = _MEMORY * self._rows_squared + rows * rows
+        self._product = _MEMORY * self._product + rows * seconds
+        self._fit()
+
+    def predict(self, rows: int) -> float:
+        """Seconds expected for a batch of `rows` instances; never less for more instances."""
+        return self._fixed + self._each * rows
+
+    def promise(self, rows: int) -> float:
+        """Seconds that a batch of `rows` instances is hardly ever slower than."""
+        return self._fixed + self._each * rows + _MARGIN * self.deviation
+
+    def largest(self, most: int, seconds: float) -> int:
+        """Instances of the largest batch, up to `most`, that is promised within `seconds`; at least 1."""
+        if self.promise(most) <= seconds:
+            return most
+        if self._each <= 0.0:
+            return 1
+        fitting = (seconds - self._fixed - _MARGIN * self.deviation) / self._each
+        return max(1, min(most, int(fitting)))
+
+    def wait(self, rows: int, most: int, replicas: int, busy: float) -> float:
+        """Seconds until the last of `rows` instances is answered when all replicas are busy.
+
+        Args:
+            rows: those that wait, and those asked about.
+            most: instances of the largest batch.
+            replicas: that share them.
+            busy: seconds until one of them is free.
+        """
+        batches = -(-rows // (most * replicas))
+        return busy + (batches - 1) * self.predict(most) + self.promise(min(rows, most))
+
+    def _fit(self) -> None:
+        spread = self._weight * self._rows_squared - self._rows * self._rows
+        if spread > 1e-9 * self._weight * self._rows_squared:
+            each = (self._weight * self._product - self._rows * self._seconds) / spread
+        else:
+            each = 0.0  # one size only: nothing is known of others
+        fixed = (self._seconds - each * self._rows) / self._weight
+        if each < 0.0:
+            each, fixed = 0.0, self._seconds / self._weight
+        elif fixed < 0.0:
+            each, fixed = self._product / self._rows_squared, 0.0
+        self._each, self._fixed = each, fixed

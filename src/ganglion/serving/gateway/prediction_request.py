@@ -1,0 +1,117 @@
+"""A prediction request from the complete HTTP request to its answer."""
+
+from __future__ import annotations
+
+from time import monotonic
+
+from ganglion.serving.gateway.endpoint import Endpoint
+from ganglion.serving.gateway.errors import RequestError
+from ganglion.serving.gateway.exchange import Exchange
+from ganglion.serving.gateway.prediction import Prediction
+from ganglion.serving.gateway.question import Question, Read
+from ganglion.serving.gateway.turn import Turn
+from ganglion.serving.runtime import Tensors
+
+TIMEOUT = b"x-request-timeout-ms"
+"""The header field in which a caller says how many milliseconds the answer may take."""
+
+_DIGITS = 9
+
+
+class PredictionRequest:
+    """Reads a request, queues its instances and writes the answer.
+
+    Args:
+        exchange: the HTTP request.
+        endpoint: what is asked.
+        read: reads the body in the protocol of the request.
+
+    Attributes:
+        deadline: monotonic seconds after which an answer is of no use.
+        turn: given back when the request is answered or its caller is gone; `None` where callers are not limited.
+    """
+
+    __slots__ = ("_began", "_endpoint", "_exchange", "_over", "_question", "_read", "deadline", "turn")
+
+    def __init__(self, exchange: Exchange, endpoint: Endpoint, read: Read) -> None:
+        self._exchange = exchange
+        self._endpoint = endpoint
+        self._read = read
+        self._began = monotonic()
+        self._question: Question | None = None
+        self._over = False
+        self.turn: Turn | None = None
+        given = exchange.head.fields.get(TIMEOUT)
+        allowed = endpoint.timeout if given is None else min(endpoint.timeout, _seconds(given))
+        self.deadline = self._began + allowed
+
+    @property
+    def size(self) -> int:
+        """Bytes that it holds while it waits for its turn."""
+        return len(self._exchange.body)
+
+    def start(self) -> None:
+        """Read the body and hand its instances to the replicas' queues."""
+        if self._over:
+            return  # its caller went away when it was its turn
+        exchange, endpoint = self._exchange, self._endpoint
+        try:
+            question = self._read(endpoint, exchange.head, exchange.body)
+        except RequestError as error:
+            self.fail(error)
+            return
+        exchange.body = b""
+        self._question = question
+        if question.timeout is not None:
+            self.deadline = min(self.deadline, self._began + question.timeout)
+        prediction = Prediction(self._finish, self._began, self.deadline, endpoint.how)
+        exchange.abandoned = lambda: self._abandon(prediction)
+        try:
+            if endpoint.how is None:
+                pool = endpoint.pools[0]
+                pool.submit(prediction.add(pool.split(question.payload)))
+            else:
+                for pool, parts in [(pool, prediction.add(pool.split(question.payload))) for pool in endpoint.pools]:
+                    pool.submit(parts)
+        except RequestError as error:
+            prediction.fail(error)
+
+    def fail(self, error: RequestError) -> None:
+        """Answer with an error."""
+        self._endpoint.count(error.status, monotonic() - self._began)
+        self._leave()
+        self._exchange.refuse(error)
+
+    def wait_for_turn(self, turn: Turn) -> None:
+        """It is started when it is its turn, which may be at once."""
+        self.turn = turn
+        self._exchange.abandoned = self._leave
+
+    def _finish(self, result: Tensors | RequestError) -> None:
+        if isinstance(result, RequestError):
+            self.fail(result)
+            return
+        assert self._question is not None
+        reply = self._question.render(result)
+        self._endpoint.count(reply.status, monotonic() - self._began)
+        self._leave()
+        self._exchange.respond(reply.status, reply.body, content_type=reply.content_type, headers=reply.headers)
+
+    def _abandon(self, prediction: Prediction) -> None:
+        prediction.abandon()
+        self._leave()
+
+    def _leave(self) -> None:
+        self._over = True
+        self._exchange.abandoned = None  # it refers back here: nothing is left to the garbage collector
+        if self.turn is not None:
+            turn, self.turn = self.turn, None
+            turn.leave()
+
+
+def _seconds(given: bytes) -> float:
+    if not given.isdigit() or len(given) > _DIGITS or int(given) < 1:
+        shown = given[:40].decode("latin-1")
+        name = TIMEOUT.decode()
+        raise RequestError(400, f"{name} is {shown!r}; a whole number of milliseconds, at least 1, is expected.")
+    return int(given) / 1000.0
