@@ -8,14 +8,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ganglion.data.dataset.column_stream import find_fields, stream_columns
-from ganglion.data.parts.part import SelectionPart
-from ganglion.data.parts.selection import Selection
-from ganglion.data.parts.split import Divisible, PlainSplit, check_parts, find_part, refuse_empty, share_ends
+from ganglion.data.parts.selection_split import SelectionSplit
+from ganglion.data.parts.split import Divisible, share_ends
 from ganglion.data.records.draw import Draw
 from ganglion.data.records.hashing import hash_values
 
 
-class GroupSplit(PlainSplit, frozen=True, tag="ganglion.data.parts.group_split:GroupSplit"):
+class GroupSplit(SelectionSplit, frozen=True, tag="ganglion.data.parts.group_split:GroupSplit"):
     """How to divide a dataset such that no group is in two parts.
 
     The part of a group is a function of (seed, fractions, key of the group) alone: the same in every dataset, and when
@@ -30,25 +29,10 @@ class GroupSplit(PlainSplit, frozen=True, tag="ganglion.data.parts.group_split:G
         DataError: the fractions do not go together.
     """
 
-    parts: dict[str, float]
-    by: str
     seed: int = 0
 
-    def __post_init__(self) -> None:
-        check_parts(self.parts, only_fractions=True)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of the parts."""
-        return tuple(self.parts)
-
-    def part(self, name: str, dataset: Divisible) -> SelectionPart:
-        """One of the parts of a dataset; the keys are read once."""
-        place = find_part(name, self.parts)
-        found = SelectionPart(Selection.join(self._masks(place, dataset)), dataset.generations)
-        return refuse_empty(found, name)
-
-    def _masks(self, place: int, dataset: Divisible) -> Iterator[npt.NDArray[np.bool_]]:
+    def masks(self, place: int, dataset: Divisible) -> Iterator[npt.NDArray[np.bool_]]:
+        """Which records belong to the part at this place; the keys are read once."""
         draw, ends = Draw(self.seed), share_ends(self.parts)
         for _, columns in stream_columns(dataset, find_fields(dataset, (self.by,))):
             drawn = draw.uniform(hash_values(columns[self.by]).view(np.int64), "group")[:, 0]

@@ -10,13 +10,12 @@ import numpy.typing as npt
 from ganglion.data.dataset.column_stream import find_fields, stream_columns
 from ganglion.data.order import Order, derive_seed
 from ganglion.data.parts.apportion import apportion
-from ganglion.data.parts.part import SelectionPart
-from ganglion.data.parts.selection import Selection
-from ganglion.data.parts.split import Divisible, PlainSplit, check_parts, find_part, refuse_empty
+from ganglion.data.parts.selection_split import SelectionSplit
+from ganglion.data.parts.split import Divisible
 from ganglion.data.records.hashing import Hashes, hash_values
 
 
-class StratifiedSplit(PlainSplit, frozen=True, tag="ganglion.data.parts.stratified_split:StratifiedSplit"):
+class StratifiedSplit(SelectionSplit, frozen=True, tag="ganglion.data.parts.stratified_split:StratifiedSplit"):
     """How to divide a dataset at random such that each part has its share of every class.
 
     Of every class each part gets its share within 1 record, and so it does, nearly, of all records together. Records
@@ -31,26 +30,10 @@ class StratifiedSplit(PlainSplit, frozen=True, tag="ganglion.data.parts.stratifi
         DataError: the fractions do not go together.
     """
 
-    parts: dict[str, float]
-    by: str
     seed: int = 0
 
-    def __post_init__(self) -> None:
-        check_parts(self.parts, only_fractions=True)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of the parts."""
-        return tuple(self.parts)
-
-    def part(self, name: str, dataset: Divisible) -> SelectionPart:
-        """One of the parts of a dataset; its classes are read twice: to count them, and to divide them."""
-        place = find_part(name, self.parts)
-        found = SelectionPart(Selection.join(self._masks(place, dataset)), dataset.generations)
-        return refuse_empty(found, name)
-
-    def _masks(self, place: int, dataset: Divisible) -> Iterator[npt.NDArray[np.bool_]]:
-        """Which records belong to the part at this place."""
+    def masks(self, place: int, dataset: Divisible) -> Iterator[npt.NDArray[np.bool_]]:
+        """Which records belong to the part at this place; classes are read twice: to count, and to divide them."""
         shares = tuple(self.parts.values())
         totals: dict[int, tuple[int, ...]] = {}
         owed = [0.0] * len(shares)

@@ -9,13 +9,12 @@ import numpy.typing as npt
 
 from ganglion.core.errors import DataError
 from ganglion.data.dataset.column_stream import find_fields, stream_columns
-from ganglion.data.parts.part import SelectionPart
-from ganglion.data.parts.selection import Selection
-from ganglion.data.parts.split import Divisible, PlainSplit, check_parts, find_part, refuse_empty
+from ganglion.data.parts.selection_split import SelectionSplit
+from ganglion.data.parts.split import Divisible
 from ganglion.data.records.columns import Array
 
 
-class TimeSplit(PlainSplit, frozen=True, tag="ganglion.data.parts.time_split:TimeSplit"):
+class TimeSplit(SelectionSplit, frozen=True, tag="ganglion.data.parts.time_split:TimeSplit"):
     """How to divide a dataset by a number that each record has; no value is in two parts.
 
     Attributes:
@@ -31,12 +30,10 @@ class TimeSplit(PlainSplit, frozen=True, tag="ganglion.data.parts.time_split:Tim
         DataError: the fractions do not go together, or times do not ascend or are not as many as needed.
     """
 
-    parts: dict[str, float]
-    by: str
     before: tuple[int | float, ...] | None = None
 
     def __post_init__(self) -> None:
-        check_parts(self.parts, only_fractions=True)
+        super().__post_init__()
         if self.before is not None and (
             len(self.before) != len(self.parts) - 1 or not all(np.diff(np.array(self.before, float)) > 0)
         ):
@@ -45,21 +42,14 @@ class TimeSplit(PlainSplit, frozen=True, tag="ganglion.data.parts.time_split:Tim
                 f"given: {', '.join(map(str, self.before)) or 'none'}."
             )
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of the parts."""
-        return tuple(self.parts)
-
-    def part(self, name: str, dataset: Divisible) -> SelectionPart:
-        """One of the parts of a dataset.
+    def masks(self, place: int, dataset: Divisible) -> Iterator[npt.NDArray[np.bool_]]:
+        """Which records belong to the part at this place.
 
         Raises:
-            DataError: as for every split, or a record has no time (NaN).
+            DataError: a record has no time (NaN).
         """
-        place = find_part(name, self.parts)
         cuts = np.array(self._found(dataset) if self.before is None else self.before)
-        masks = (np.searchsorted(cuts, times, side="right") == place for times in self._times(dataset, dataset.count))
-        return refuse_empty(SelectionPart(Selection.join(masks), dataset.generations), name)
+        return (np.searchsorted(cuts, times, side="right") == place for times in self._times(dataset, dataset.count))
 
     def _found(self, dataset: Divisible) -> Array:
         """The times at which the records of the first generation are divided by the fractions."""
