@@ -1,4 +1,4 @@
-"""What splits have in common that look at records to know their parts: shares by name, a field, a bitmap for each part."""
+"""What splits by the values of a field have in common: shares by name, and one bitmap for each part."""
 
 from __future__ import annotations
 
