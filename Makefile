@@ -29,8 +29,8 @@ data: $(STAMP)
 demo: $(STAMP) data  ## Run the reference pipeline on Fashion-MNIST; run it again and the ingestion is skipped
 	$(BIN)/ganglion run recipes/fashion_mnist.py
 
-test: $(STAMP) data postgresql tensorflow  ## Run every test
-	$(BIN)/pytest
+test: $(STAMP) data postgresql tensorflow  ## Run every test, two files at a time
+	$(BIN)/pytest -n 2 --dist loadfile
 
 check: $(STAMP)  ## Lint, types, layers
 	$(BIN)/ruff check .

@@ -24,6 +24,7 @@ from benchmarks.data.peers.environments import NotInstallableError
 from benchmarks.harness import environment
 from benchmarks.serving_load import Load, generate
 from benchmarks.serving_models import BenchModel, make_models
+from benchmarks.serving_processes import ended_in_order
 from benchmarks.serving_servers import FLOORS, OURS, PEERS, RunningServer, Server, ServerFailedError
 
 CONNECTIONS = (1, 8, 32)
@@ -112,6 +113,7 @@ def document(results: Sequence[Result], context: dict[str, Any]) -> dict[str, An
                 "target": result.server.target,
                 "worst_ratio": {count: worst(best, result, count) for count in CONNECTIONS},
                 "worst_p50_ratio": slowest(best, result),
+                "worst_p50_ratio_fused": slowest(_fused(results, result.model), result),
             }
         rows.append(row)
     return {"benchmark": "serving", "environment": context, "rows": rows}
@@ -120,6 +122,11 @@ def document(results: Sequence[Result], context: dict[str, Any]) -> dict[str, An
 def _best(results: Sequence[Result], model: str) -> Result:
     """Ours as it is by default: with one replica."""
     return next(result for result in results if result.model == model and result.server == OURS[0])
+
+
+def _fused(results: Sequence[Result], model: str) -> Result:
+    """Ours where the gateway holds the model as well."""
+    return next(result for result in results if result.model == model and result.server == OURS[1])
 
 
 def show(results: Sequence[Result], context: dict[str, Any]) -> None:
@@ -135,11 +142,11 @@ def show(results: Sequence[Result], context: dict[str, Any]) -> None:
         table.add_column("ours / it, worst at 8, 32")
         for result in results:
             if result.model == model:
-                table.add_row(*_cells(result, _best(results, model)))
+                table.add_row(*_cells(result, _best(results, model), _fused(results, model)))
         console.print(table)
 
 
-def _cells(result: Result, ours: Result) -> list[str]:
+def _cells(result: Result, ours: Result, fused: Result) -> list[str]:
     if result.problem or not result.loads:
         return [result.server.name, *[""] * 9, f"not measured: {result.problem}"]
     loads = [load for several in result.loads.values() for load in several]
@@ -148,7 +155,8 @@ def _cells(result: Result, ours: Result) -> list[str]:
     if result.server.target is not None:
         ratios += f" (target {result.server.target:g}x)"
     if result.server == FLOORS[0]:
-        ratios += f"; p50 at 1: {slowest(ours, result):.2f}x (target at most {P50_TARGET}x)"
+        ratios += f"; p50 at 1: {slowest(ours, result):.2f}x, fused {slowest(fused, result):.2f}x"
+        ratios += f" (target at most {P50_TARGET}x)"
     return [
         result.server.name,
         *(f"{result.rate(count):,.0f}" for count in CONNECTIONS),
@@ -177,9 +185,9 @@ def main(arguments: list[str] | None = None) -> None:
         servers = [
             server
             for server in servers
-            if server == OURS[0] or any(server.name.startswith(name) for name in options.server)
+            if server in OURS[:2] or any(server.name.startswith(name) for name in options.server)
         ]
-    with tempfile.TemporaryDirectory(prefix="ganglion-models-") as folder:
+    with ended_in_order(), tempfile.TemporaryDirectory(prefix="ganglion-models-") as folder:
         models = [model for name, model in make_models(Path(folder)).items() if options.model in (None, name)]
         results = run(models, servers, options.rounds, options.seconds)
     context = environment(["ganglion", "onnxruntime", "uvloop", "numpy"]) | {"rounds": options.rounds}

@@ -1,6 +1,7 @@
 """The models of the serving benchmark, untrained: speed does not depend on what the weights are.
 
-`cnn` is the reference network (`recipes/fashion_mnist.py`), 28x28 pixels of uint8; `mlp` takes 784 numbers of float32.
+`cnn` is the reference network (`recipes/fashion_mnist.py`), 28x28 pixels of uint8; `mlp` takes 784 numbers of float32,
+and so does `deep`, which computes for some tens of milliseconds.
 Every server answers with ten probabilities for each image.
 """
 
@@ -24,7 +25,7 @@ class BenchModel:
     """A model on disk and the question that every server is asked.
 
     Attributes:
-        name: `cnn` or `mlp`.
+        name: `cnn`, `mlp` or `deep`.
         package: folder of its model package; the ONNX file in it is what peers load.
         pixels: the image, integers [784].
         shape: of one instance.
@@ -69,6 +70,20 @@ def make_models(folder: Path) -> dict[str, BenchModel]:
         "cnn": _write(folder / "cnn", ConvolutionalNetwork(), pixels, (28, 28), "uint8"),
         "mlp": _write(folder / "mlp", mlp, pixels, (784,), "float32"),
     }
+
+
+def make_deep(folder: Path, *, name: str = "deep", channels: int = 64, layers: int = 10) -> BenchModel:
+    """Write the model that takes long for an answer below `folder`; one with fewer channels and layers takes less."""
+    import torch
+    from torch import nn
+
+    torch.manual_seed(0)
+    stack: list[nn.Module] = [nn.Unflatten(1, (1, 28, 28)), nn.Conv2d(1, channels, 3, padding=1)]
+    for _ in range(layers):
+        stack += [nn.ReLU(), nn.Conv2d(channels, channels, 3, padding=1)]
+    network = nn.Sequential(*stack, nn.AvgPool2d(28), nn.Flatten(), nn.Linear(channels, 10))
+    pixels = np.random.default_rng(0).integers(0, 256, 784)
+    return _write(folder / name, network, pixels, (784,), "float32")
 
 
 def _write(folder: Path, network: Any, pixels: Any, shape: tuple[int, ...], dtype: str) -> BenchModel:

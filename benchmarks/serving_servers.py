@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,8 +19,9 @@ from typing import Any, Self
 import numpy as np
 import psutil
 
-from benchmarks.data.peers.environments import Environment
+from benchmarks.data.peers.environments import TORCH, Environment
 from benchmarks.serving_models import BenchModel
+from benchmarks.serving_processes import end, start
 
 ROOT = Path(__file__).resolve().parents[1]
 BESIDE = ("onnxruntime==1.31.1", "orjson==3.13.0", "numpy==2.4.6")
@@ -69,6 +68,7 @@ class Server:
 
 OURS = (
     Server(name="Ganglion, 1 replica", program="ganglion_server", workers=1, environment=None),
+    Server(name="Ganglion, 1 replica, fused", program="ganglion_fused", workers=1, environment=None),
     Server(name="Ganglion, 2 replicas", program="ganglion_server", workers=2, environment=None),
 )
 
@@ -82,24 +82,45 @@ FLOORS = (
     Server(
         name="Granian + ONNX Runtime, 2 workers", program="granian_floor", workers=2, environment=_GRANIAN, target=1.2
     ),
+    Server(name="Fused pair of our parts", program="fused_pair", workers=2, environment=None, target=0.9),
 )
 
 _LITSERVE = ServingEnvironment(package="litserve", version="0.2.19", beside=BESIDE)
-_MLSERVER = ServingEnvironment(package="mlserver", version="1.7.1", beside=("onnxruntime", "orjson"))
+_MLSERVER = ServingEnvironment(
+    package="mlserver",
+    version="1.7.1",
+    beside=("uvloop==0.21.0", "onnxruntime", "orjson"),  # with a newer uvloop its parallel workers end at their start
+)
 _BENTOML = ServingEnvironment(package="bentoml", version="1.4.38", beside=BESIDE)
 _KSERVE = ServingEnvironment(package="kserve", version="0.21.0", beside=("onnxruntime", "orjson"))
-_RAY = ServingEnvironment(package="ray", version="2.60.0", extra="[serve]", beside=BESIDE)
+_TORCHSERVE = ServingEnvironment(
+    package="torchserve",
+    version="0.12.0",
+    beside=("torch-model-archiver==0.12.0", TORCH, "pyyaml", "setuptools", *BESIDE),
+)
+RAY_ENVIRONMENT = ServingEnvironment(package="ray", version="2.60.0", extra="[serve]", beside=BESIDE)
 
 PEERS = (
-    Server(name="KServe server, 2 workers", program="kserve_peer", workers=2, environment=_KSERVE, target=3.5),
     Server(
-        name="MLServer, 1 process",  # its parallel workers do not survive their start with this version of Python
-        program="mlserver_peer",
-        workers=0,
-        environment=_MLSERVER,
-        path="/v2/models/m/infer",
-        tensors=True,
-        target=7.0,
+        name="TorchServe, 2 workers",
+        program="torchserve_peer",
+        workers=2,
+        environment=_TORCHSERVE,
+        path="/predictions/m",
+        target=3.5,
+    ),
+    Server(name="KServe server, 2 workers", program="kserve_peer", workers=2, environment=_KSERVE, target=3.5),
+    *(
+        Server(
+            name=name,
+            program="mlserver_peer",
+            workers=workers,
+            environment=_MLSERVER,
+            path="/v2/models/m/infer",
+            tensors=True,
+            target=7.0,
+        )
+        for name, workers in (("MLServer, 1 process", 0), ("MLServer, 2 parallel workers", 2))
     ),
     Server(
         name="LitServe, 2 workers",
@@ -112,7 +133,17 @@ PEERS = (
     Server(
         name="BentoML, 2 workers", program="bentoml_peer", workers=2, environment=_BENTOML, path="/predict", target=15.0
     ),
-    Server(name="Ray Serve, 2 replicas", program="ray_peer", workers=2, environment=_RAY, path="/m", target=25.0),
+    Server(
+        name="Ray Serve, 2 replicas", program="ray_peer", workers=2, environment=RAY_ENVIRONMENT, path="/m", target=25.0
+    ),
+    Server(
+        name="Ray Serve with HAProxy, 2 replicas",
+        program="ray_haproxy_peer",
+        workers=2,
+        environment=RAY_ENVIRONMENT,
+        path="/m",
+        target=25.0,
+    ),
 )
 
 
@@ -147,24 +178,21 @@ class RunningServer:
             port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}{server.path}"
         began = time.perf_counter()
-        self._process = subprocess.Popen(
+        self._process = start(
             [
                 str(python),
                 *("-m", f"benchmarks.serving_peers.{server.program}"),
                 *(str(port), str(model.onnx), model.dtype, str(server.workers)),
             ],
-            cwd=ROOT,
-            env=os.environ
+            environment=os.environ
             | {"PYTHONPATH": str(ROOT), "TMPDIR": self._temporary.name, "OMP_NUM_THREADS": "1"}
             | {"PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}"},
-            stdin=subprocess.DEVNULL,
-            stdout=self._log,
-            stderr=self._log,
-            start_new_session=True,
+            folder=ROOT,
+            log=self._log,
         )
         try:
             self._wait()
-        except ServerFailedError:
+        except BaseException:  # also when the benchmark is told to end meanwhile
             self.close()
             raise
         self.cold_start = time.perf_counter() - began
@@ -180,20 +208,25 @@ class RunningServer:
                     total += process.memory_full_info().pss
         return total
 
+    def workers(self) -> list[psutil.Process]:
+        """The processes below the one that was started, without those that only keep resources for them."""
+        found = []
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for child in psutil.Process(self._process.pid).children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):  # a zombie counts as such
+                    if "resource_tracker" not in " ".join(child.cmdline()):
+                        found.append(child)
+        return found
+
     def close(self) -> None:
         """End it, and after a while whatever is left of it."""
         family = []
         with contextlib.suppress(psutil.NoSuchProcess):
             family = psutil.Process(self._process.pid).children(recursive=True)
-            self._process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(15.0)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        end(self._process)
         for process in family:  # those with a session of their own
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        self._process.wait()
         self._log.close()
         self._temporary.cleanup()
 

@@ -1,9 +1,9 @@
 """The memory law, and what it costs: `python -m benchmarks.data.memory [--json] [--full] [--folder FOLDER]`.
 
 Sources are read under budgets of 64 to 512 MiB, each in a fresh process, beside `pyarrow.dataset`'s `to_batches` with
-batches of the same size: a Parquet file with one row group, and a folder of images of mixed size. What counts is the
-growth of the proportional set size over what the process has once everything is imported; it may be at most the budget
-and a tenth. `--full` takes a file of 2 GiB and 200,000 images, in place of 512 MiB and 4,000.
+batches of the same size: a Parquet file with one row group, CSV, JSON lines, and a folder of images of mixed size. What
+counts is the growth of the proportional set size over what the process has once everything is imported; it may be at
+most the budget and a tenth. `--full` takes a file of 2 GiB and 200,000 images, in place of 512 MiB and 4,000.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,25 @@ def parquet_file(folder: Path, mebibytes: int) -> Path:
         pq.write_table(
             table, beside, row_group_size=rows, compression="none", use_dictionary=False, write_page_checksum=True
         )
+        beside.rename(path)
+    return path
+
+
+def text_file(folder: Path, mebibytes: int, ending: str) -> Path:
+    """A table of 20 columns of numbers as `csv`, or as objects in `jsonl`; made unless it is there."""
+    path = folder / f"numbers-{mebibytes}.{ending}"
+    if not path.exists():
+        names = [f"c{number:02d}" for number in range(COLUMNS)]
+        rows = np.random.default_rng(0).standard_normal((4096, COLUMNS)).round(6).tolist()
+        if ending == "csv":
+            lines = "".join(",".join(map(str, row)) + "\n" for row in rows).encode()
+        else:
+            lines = b"".join(msgspec.json.encode(dict(zip(names, row, strict=True))) + b"\n" for row in rows)
+        beside = path.with_suffix(".part")
+        with beside.open("wb") as file:
+            file.write(",".join(names).encode() + b"\n" if ending == "csv" else b"")
+            for _ in range(mebibytes * MIB // len(lines)):
+                file.write(lines)
         beside.rename(path)
     return path
 
@@ -118,11 +137,18 @@ def read(reader: str, path: str, size: int) -> dict[str, Any]:
     else:
         from ganglion.data.records.bad_record import refuse
         from ganglion.data.source import PlainSource
+        from ganglion.data.sources.csv import CsvSource
         from ganglion.data.sources.images import ImageFolderSource
+        from ganglion.data.sources.json_lines import JsonLinesSource
         from ganglion.data.sources.parquet import ParquetSource
 
-        source: PlainSource
-        source = ParquetSource(paths=path) if reader == "parquet" else ImageFolderSource(paths=path, size=(64, 64))
+        sources: dict[str, Callable[[], PlainSource]] = {
+            "parquet": lambda: ParquetSource(paths=path),
+            "CSV": lambda: CsvSource(paths=path),
+            "JSON lines": lambda: JsonLinesSource(paths=path),
+            "images": lambda: ImageFolderSource(paths=path, size=(64, 64)),
+        }
+        source = sources[reader]()
         units = source.units()
         batches = (batch for unit in units for batch in source.read_unit(unit, size, refuse))
         del units
@@ -147,10 +173,12 @@ def rows(folder: Path, *, full: bool) -> list[dict[str, Any]]:
     """All measurements, one after the other."""
     parquet = parquet_file(folder, 2048 if full else 512)
     images = image_folder(folder, 200_000 if full else 4_000)
+    texts = [(name, text_file(folder, 256, ending)) for name, ending in (("CSV", "csv"), ("JSON lines", "jsonl"))]
+    kinds = (("parquet", parquet), *texts, ("images", images))
     found = []
     for budget in BUDGETS:
         size = budget * MIB // SHARE
-        for reader, path in (("parquet", parquet), ("Dataset.to_batches", parquet), ("images", images)):
+        for reader, path in (*kinds, ("Dataset.to_batches", parquet)):
             row = in_fresh_process(reader, path, size)
             ours = reader != "Dataset.to_batches"
             held = row["growth"] <= SLACK * budget * MIB

@@ -11,9 +11,10 @@ from pathlib import Path
 from ganglion.backends.local.backend import LocalBackend, LocalConfig
 from ganglion.execution.supervisor import Supervisor
 from ganglion.serving import ModelRepository, ModelServer
+from ganglion.serving.options import ServingOptions
 
 
-def main(port: str, file: str, _dtype: str, workers: str) -> None:
+def main(port: str, file: str, _dtype: str, workers: str, *, fused: bool = False) -> None:
     """Serve until told to end."""
     ended = threading.Event()
     signal.signal(signal.SIGTERM, lambda _number, _frame: ended.set())
@@ -23,7 +24,8 @@ def main(port: str, file: str, _dtype: str, workers: str) -> None:
         repository.publish("m", Path(file).parent)
         supervisor = Supervisor(LocalBackend(folder / "g", LocalConfig(cpu=4)), folder / "g")
         server = ModelServer(supervisor, repository, port=int(port))
-        server.deploy("m", replicas=int(workers))
+        count = int(workers)
+        server.deploy("m", options=ServingOptions(min_replicas=count, max_replicas=count, fused=fused))
         ended.wait()
         server.close()
         supervisor.close()

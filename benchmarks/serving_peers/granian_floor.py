@@ -35,6 +35,7 @@ def main(port: str, file: str, dtype: str, workers: str) -> None:
         interface=Interfaces.RSGI,
         loop=Loops.uvloop,
         log_enabled=False,
+        respawn_failed_workers=True,
     ).serve()
 
 

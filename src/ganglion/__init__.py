@@ -12,12 +12,14 @@ from ganglion.core.registry import lazy_names
 if TYPE_CHECKING:
     from ganglion.core.resources import Resources
     from ganglion.platform import Platform, Run, run
+    from ganglion.serving.client import Client
     from ganglion.workflow import as_completed, current_step, pipeline, step
 
 __version__ = "0.1.0"
-__all__ = ["Platform", "Resources", "Run", "as_completed", "current_step", "pipeline", "run", "step"]
+__all__ = ["Client", "Platform", "Resources", "Run", "as_completed", "current_step", "pipeline", "run", "step"]
 
 _HOMES = {
+    "Client": "serving.client",
     "Platform": "platform",
     "Resources": "core.resources",
     "Run": "platform",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -33,8 +34,10 @@ if TYPE_CHECKING:
     from ganglion.metadata.views import MetricPoint, RunDetail
     from ganglion.serving.controller import ModelServer
     from ganglion.serving.repository import ModelRepository
+    from ganglion.serving.service_socket import ServiceSocket
     from ganglion.workflow.pipeline import Pipeline
     from ganglion.workflow.result import RunResult
+    from ganglion.workflow.single_job import SingleJob
 
 BACKENDS = {
     "local": "ganglion.backends.local.backend:LocalBackend",
@@ -146,22 +149,52 @@ class Platform:
         """A gateway on a free port with the models behind it."""
         return self.open_server()
 
-    def open_server(self, *, host: str = "127.0.0.1", port: int = 0) -> ModelServer:
-        """Start a gateway that is closed with the platform.
+    def open_server(
+        self,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        gateways: int = 1,
+        grpc_port: int | None = None,
+        access_log: Path | None = None,
+    ) -> ModelServer:
+        """Start gateways that are closed with the platform.
 
         Args:
             host: address to bind.
             port: port to bind; 0 chooses a free one.
+            gateways: processes that answer at it together.
+            grpc_port: port for gRPC, 0 chooses a free one; `None` answers no gRPC.
+            access_log: file to which a line is appended for each request, if any.
         """
         from ganglion.core.resources import Resources
         from ganglion.serving.controller import ModelServer
 
         with self._guard:
             server = ModelServer(
-                self.supervisor, self.repository, host=host, port=port, ids=self._ids, gateway=Resources(cpu=0.1)
+                self.supervisor,
+                self.repository,
+                host=host,
+                port=port,
+                gateways=gateways,
+                grpc_port=grpc_port,
+                access_log=access_log,
+                ids=self._ids,
+                gateway=Resources(cpu=0.1),
             )
             self._closers.append(server.close)
         return server
+
+    def take_commands(self, server: ModelServer, on_stopped: Callable[[], None]) -> ServiceSocket:
+        """Let other processes of this project see and change what a server serves; a context manager.
+
+        Args:
+            server: one of this platform.
+            on_stopped: called when, by a command, nothing is served any more.
+        """
+        from ganglion.serving.service_socket import ServiceSocket
+
+        return ServiceSocket(server, self.folder, on_stopped, ids=self._ids)
 
     def run(
         self,
@@ -208,6 +241,36 @@ class Platform:
             )
             result = engine.run(graph, resume=resume)
         return Run(self, result)
+
+    @contextmanager
+    def single_job(
+        self, pipeline: str, *, step: str, kind: str, parameters: Mapping[str, Any], seed: int = 0
+    ) -> Iterator[SingleJob]:
+        """Keep the books of a job that is run by itself, without a pipeline, so that it is among the runs.
+
+        Args:
+            pipeline: what is run, as a person wrote it.
+            step: name of its one step.
+            kind: what that is, as `train`.
+            parameters: plain data.
+            seed: of the job.
+        """
+        from ganglion.workflow.single_job import SingleJob
+
+        with (
+            _Projection(self.record) as projection,
+            SingleJob(
+                self.folder / "runs",
+                self._ids.new("run"),
+                pipeline=pipeline,
+                step=step,
+                kind=kind,
+                parameters=parameters,
+                seed=seed,
+                listeners=(projection,),
+            ) as single,
+        ):
+            yield single
 
     def is_running(self, job: Path) -> bool:
         """Whether a process of the job whose folder this is (`jobs/<job>`) still runs on this machine."""

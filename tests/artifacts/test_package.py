@@ -101,6 +101,13 @@ def test_symbolic_links_are_refused(package, tmp_path, part):
         read_package(package)
 
 
+@pytest.mark.parametrize("place", ["beside", "data/beside"])
+def test_symbolic_links_that_are_not_described_are_refused_too(package, tmp_path, place):
+    (package / place).symlink_to(tmp_path)
+    with pytest.raises(ModelError, match=f"symbolic link at '{place}'"):
+        read_package(package, verify=False)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -116,6 +123,9 @@ def test_symbolic_links_are_refused(package, tmp_path, part):
         (lambda content: content["signature"]["inputs"][0].update(dtype="float31"), "float31"),
         (lambda content: content["signature"]["inputs"][0].update(shape=[-2]), "shape"),
         (lambda content: content["image"].update(width=0), "width"),
+        (lambda content: content.update(runtime="python"), "needs an entry"),
+        (lambda content: content.update(entry="predictor:Predictor"), "no use for the entry"),
+        (lambda content: content.update(runtime="python", entry="../predictor:Predictor"), "form module:name"),
     ],
 )
 def test_invalid_description_is_refused_with_its_folder(package, change, message):
@@ -142,6 +152,8 @@ def test_description_that_does_not_parse(package, text):
         ({"files": {"package.json": Path(__file__)}}, r"package\.json"),
         ({"files": {"m": Path(__file__), "m/x": Path(__file__)}}, "both as"),
         ({"metrics": {"accuracy": float("nan")}}, "accuracy"),
+        ({"runtime": "python"}, "needs an entry"),
+        ({"runtime": "python", "entry": "predictor"}, "form module:name"),
     ],
 )
 def test_bad_input_writes_nothing(tmp_path, weights, given, message):

@@ -209,9 +209,10 @@ def test_nothing_is_left_behind(tmp_path: Path, start_method: str):
 
     use(tmp_path / "warm-up")
     before = open_files()
+    others = psutil.Process().children(recursive=True)  # such as what other tests of the session share
     folder = tmp_path / "project"
     use(folder)
     assert open_files() == before
-    assert psutil.Process().children(recursive=True) == []
+    assert set(psutil.Process().children(recursive=True)) <= set(others)
     assert list(runtime_folder(folder).iterdir()) == []
     runtime_folder(folder).rmdir()

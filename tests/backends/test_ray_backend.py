@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -90,11 +90,11 @@ def test_replicas_serve_over_tcp_at_the_address_of_their_node(supervisor: Superv
     assert recorder.wait(MemberReady).endpoint.startswith(f"tcp:{backend.control_host}:")
 
 
-def test_members_go_with_their_keeper_and_the_next_task_gets_a_new_one(supervisor: Supervisor):
+def test_members_go_with_their_keeper_and_the_next_task_gets_a_new_one(supervisor: Supervisor, address: str):
     recorder = Recorder()
     job = supervisor.submit(Task(id="orphan", entry=entry_of(entries.wait_forever)), recorder)
     pids = recorder.wait(MemberReported).values["pids"]
-    keeper = next(process for process in psutil.process_iter(["cmdline"]) if is_keeper(process))
+    keeper = next(process for process in psutil.process_iter() if is_keeper(process, address))
     keeper.kill()
     outcome = job.wait(PATIENCE)
     assert outcome.exits["task-0"].kind is ExitKind.LOST
@@ -157,9 +157,13 @@ def cut(keeper) -> None:
     keeper._channel.shutdown(socket.SHUT_RDWR)
 
 
-def is_keeper(process: psutil.Process) -> bool:
-    """Ray names the process of an actor after its class."""
-    return " ".join(process.info["cmdline"] or ()).startswith("ray::Keeper")
+def is_keeper(process: psutil.Process, address: str) -> bool:
+    """Ray names the process of an actor after its class; the command that started the cluster is among its parents."""
+    option = f"--port={address.rpartition(':')[2]}"
+    with suppress(psutil.NoSuchProcess):
+        if " ".join(process.cmdline()).startswith("ray::Keeper"):
+            return any(option in parent.cmdline() for parent in process.parents())
+    return False
 
 
 def test_a_log_can_be_read_when_its_keeper_is_gone(supervisor: Supervisor, backend: RayBackend, tmp_path: Path):

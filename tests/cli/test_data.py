@@ -56,6 +56,21 @@ def deadly(columns):
 """
 
 
+RECIPE = """
+from ganglion import pipeline, step
+from ganglion.artifacts.store import Artifact
+from ganglion.core.resources import Resources
+
+@step(resources=Resources(cpu=0.1))
+def choose() -> Artifact:
+    return Artifact(digest="{digest}", kind="dataset", size={size})
+
+@pipeline
+def study() -> Artifact:
+    return choose()
+"""
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where commands run: a folder with the module `steps`."""
@@ -297,6 +312,54 @@ def test_a_dataset_grows_by_new_files(ganglion: CommandLine, folder: Path) -> No
     assert "is gone" in ganglion.error("data", "grow", first["dataset"])
 
 
+def test_a_deleted_dataset_is_gone_and_what_shares_its_files_stays(ganglion: CommandLine, folder: Path) -> None:
+    write_parts(folder, range(3))
+    first = json_of(ganglion, "data", "prepare", "part-*.csv")
+    write_parts(folder, range(3, 4))
+    grown = json_of(ganglion, "data", "grow", first["dataset"], "part-*.csv")
+    other = json_of(ganglion, "data", "prepare", "part-0.csv")
+    store = FolderStore(ganglion.home / "store")
+    before = set(dict(store.digests()))
+
+    asked = json_of(ganglion, "data", "delete", first["dataset"])
+    assert (asked["deleted"], asked["freed"], asked["runs"], asked["models"]) == (False, 0, [], [])
+    assert set(dict(store.digests())) == before
+    deleted = json_of(ganglion, "data", "delete", first["dataset"], "--yes")
+    gone = before - set(dict(store.digests()))
+    assert deleted["deleted"]
+    assert first["dataset"] in gone
+    assert gone.isdisjoint({grown["dataset"], *store.references(grown["dataset"])})
+    assert opened(ganglion, grown).count == 12
+    assert [one["dataset"] for one in json_of(ganglion, "data", "list")] == [other["dataset"], grown["dataset"]]
+    assert "No dataset" in ganglion.error("data", "delete", first["dataset"][7:19], "--yes")
+
+    space = sum(size for _, size in store.digests())
+    freed = json_of(ganglion, "data", "delete", grown["dataset"], "--yes")["freed"]
+    assert freed == space - sum(size for _, size in store.digests()) > 0
+    write_parts(folder, range(3, 4))
+    (folder / "part-3.csv").unlink()
+    again = json_of(ganglion, "data", "prepare", "part-*.csv")
+    assert (again["state"], again["dataset"]) == ("prepared", first["dataset"])
+
+
+def test_a_dataset_that_a_run_refers_to_is_deleted_by_force_alone(ganglion: CommandLine, folder: Path) -> None:
+    write_parts(folder, range(2))
+    shown = json_of(ganglion, "data", "prepare", "part-*.csv")
+    recipe = folder / "recipe.py"
+    recipe.write_text(RECIPE.format(digest=shown["dataset"], size=opened(ganglion, shown).artifact.size))
+    run = ganglion.json("run", f"{recipe}:study")["id"]
+    refused = ganglion.error("data", "delete", shown["dataset"], "--yes")
+    assert f"run {run}" in refused
+    assert "--force" in refused
+    assert opened(ganglion, shown).count == 6
+    deleted = json_of(ganglion, "data", "delete", shown["dataset"], "--yes", "--force")
+    assert deleted["runs"] == [run]
+    assert deleted["freed"] > 0
+    assert json_of(ganglion, "data", "list") == []
+    assert ganglion.json("runs", "show", run)["state"] == "succeeded"
+    assert ganglion.json("clean", "--yes")["unused"]["artifacts"]["count"] == 0
+
+
 def test_rows_of_a_database(ganglion: CommandLine, folder: Path) -> None:
     with sqlite3.connect(folder / "shop.db") as database:
         database.execute("CREATE TABLE orders (id INTEGER PRIMARY KEY, price REAL NOT NULL)")
@@ -309,7 +372,7 @@ def test_rows_of_a_database(ganglion: CommandLine, folder: Path) -> None:
     assert json_of(ganglion, "data", "prepare", *query)["count"] == 10
 
 
-@pytest.mark.parametrize("verb", ["inspect", "prepare", "grow", "verify", "quarantine", "list"])
+@pytest.mark.parametrize("verb", ["inspect", "prepare", "grow", "verify", "quarantine", "list", "delete"])
 def test_every_verb_explains_itself_with_examples(verb: str) -> None:
     shown = CliRunner().invoke(app, ["data", verb, "--help"])
     assert shown.exit_code == 0
@@ -335,8 +398,9 @@ def progress(pieces: int, records: int) -> Progress:
 def test_the_pace_does_not_count_what_an_earlier_attempt_did() -> None:
     now = [100.0]
     pace = Pace(lambda: now[0])
+    assert pace.take(progress(3, 3000)) == (0, 0)
     now[0] = 102.0
-    assert pace.take(progress(4, 4000)) == (500, 4000)
+    assert pace.take(progress(3, 3500)) == (250, 2000)
     now[0] = 104.0
     assert pace.take(progress(6, 6000)) == (750, 6000)
     assert pace.earlier == 3

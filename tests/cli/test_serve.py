@@ -6,22 +6,36 @@ import signal
 import socket
 import subprocess
 from pathlib import Path
+from unittest.mock import MagicMock
 
+import grpc
 import psutil
 import pytest
 from command_line import CommandLine, write_picture
+from typer.testing import CliRunner
 
 from ganglion.artifacts.package import ImageInput, PackageFile, PackageManifest, Signature, TensorSpec
+from ganglion.cli import serve as serve_module
+from ganglion.cli.main import app
 from ganglion.cli.serve import example
+from ganglion.core.resources import Resources
+from ganglion.serving.options import ServingOptions
 
 
 def test_a_model_is_served_until_it_is_told_to_end(shop: CommandLine, tmp_path: Path) -> None:
     picture = write_picture(tmp_path / "image.png", 240)
-    with shop.start("serve", "lights", "--port", "0", "--replicas", "1", "--cpu", "0.1") as service:
+    log = tmp_path / "access.log"
+    more = ("--grpc-port", "0", "--access-log", log)
+    with shop.start("serve", "lights", "--port", "0", "--replicas", "1", "--cpu", "0.1", *more) as service:
         assert service.stdout is not None
         first, curl = service.stdout.readline(), service.stdout.readline().strip()
         found = re.search(r"Serving lights version 2 at (http://127\.0\.0\.1:\d+) ", first)
         assert found is not None, first
+        over_grpc = re.search(r"over gRPC is answered at (127\.0\.0\.1:\d+)\.", service.stdout.readline())
+        assert over_grpc is not None
+        with grpc.insecure_channel(over_grpc[1]) as channel:
+            live = channel.unary_unary("/inference.GRPCInferenceService/ServerLive")
+            assert live(b"", wait_for_ready=True, timeout=60) == b"\x08\x01"  # true
         there = shop.json("predict", "lights", "--image", picture, "--url", found[1])
         assert there["predictions"] == shop.json("predict", "lights", "--image", picture)["predictions"]
         assert there["version"] == 2
@@ -34,6 +48,7 @@ def test_a_model_is_served_until_it_is_told_to_end(shop: CommandLine, tmp_path: 
         service.send_signal(signal.SIGTERM)
         assert service.wait(timeout=60) == 0
     assert psutil.wait_procs(processes, timeout=10)[1] == []
+    assert '"path":"/v1/models/lights:predict","status":200' in log.read_text()
 
 
 def test_what_cannot_be_served_is_refused(shop: CommandLine) -> None:
@@ -41,6 +56,50 @@ def test_what_cannot_be_served_is_refused(shop: CommandLine) -> None:
     assert "half written" in shop.error("serve", "lights:3", "--port", "0")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert "another port" in shop.error("serve", "lights", "--port", str(taken.getsockname()[1]))
+
+
+def test_what_is_said_of_replicas_and_limits_is_how_it_is_served(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    platform = MagicMock()
+    platform.return_value.__enter__.return_value.folder = tmp_path
+    platform.return_value.__enter__.return_value.repository.resolve.return_value = ("lights", 2)
+    deploy = platform.return_value.__enter__.return_value.open_server.return_value.deploy
+    monkeypatch.setattr(serve_module, "Platform", platform)
+    monkeypatch.setattr(serve_module, "_wait_for_end", lambda _over: None)
+    monkeypatch.setattr(serve_module, "example", lambda *_: "curl")
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    scaling = ["--min-replicas", "0", "--max-replicas", "2", "--scale-metric", "rps", "--scale-target", "10"]
+    limits = ["--container-concurrency", "1", "--max-batch", "4", "--max-queue", "7", "--timeout", "5"]
+    for arguments, wanted in (
+        ([], ServingOptions.fixed(2)),
+        (["--replicas", "3", "--cpu", "0.5"], ServingOptions.fixed(3, resources=Resources(cpu=0.5))),
+        (["--replicas", "1", "--fused"], ServingOptions(min_replicas=1, max_replicas=1, fused=True)),
+        (
+            [*scaling, *limits, "--memory", "1GiB"],
+            ServingOptions(
+                min_replicas=0,
+                max_replicas=2,
+                scale_metric="rps",
+                scale_target=10,
+                container_concurrency=1,
+                max_batch=4,
+                max_queue=7,
+                timeout=5,
+                resources=Resources(cpu=0.25, memory=2**30),
+            ),
+        ),
+    ):
+        done = CliRunner().invoke(app, ["serve", "lights", *arguments])
+        assert done.exit_code == 0, done.output
+        assert deploy.call_args.kwargs["options"] == wanted
+
+
+def test_options_that_contradict_each_other_are_refused(shop: CommandLine) -> None:
+    assert "--replicas is a fixed number" in shop.error("serve", "lights", "--replicas", "2", "--max-replicas", "4")
+    assert "Did you mean 'memory'" in shop.error("serve", "lights", "--scale-metric", "memor")
+    unbounded = shop.error("serve", "lights", "--scale-metric", "memory", "--memory", "64MiB")
+    assert "give max_replicas" in unbounded
 
 
 def test_a_service_that_is_not_there_is_no_traceback(shop: CommandLine) -> None:

@@ -27,7 +27,18 @@ def test_a_training_that_loses_a_worker_publishes_its_model_with_which_another_m
     lines = done.stdout.splitlines()
     assert {"worker-1 is lost: killed by SIGKILL", "worker-1 is replaced (attempt 2)"} <= set(lines)
     assert re.search(r"^epoch 2 of 2: accuracy \S+  loss \S+  train_loss \S+  \S+ records/s$", done.stdout, re.M)
+    assert re.search(r"^([a-z]+-bound \d+%.*|balanced)\n  A step takes .* in the mean of \d+: ", done.stdout, re.M)
     assert lines[-3:] == ["published points version 1", "1 faults happened", "succeeded"]
+
+    (run,) = ganglion.json("runs", "list")
+    assert (run["state"], run["steps"]) == ("succeeded", {"succeeded": 1})
+    assert run["pipeline"].endswith(f"{RECIPE.name}:training")
+    shown = ganglion.json("runs", "show", "latest")
+    (step,) = shown["steps"]
+    assert step["name"] == "train"
+    assert 0 < step["metrics"]["accuracy"] <= 1
+    assert "killed" not in shown["state"]
+    assert ganglion("runs", "logs", "latest").returncode == 0
 
     wider = ("--init-from", "points", "--set", "model.width=5", "--workers", "1")
     refused = ganglion.json("train", f"{RECIPE}:training", *common, *wider, status=2)
@@ -56,6 +67,14 @@ def test_a_file_without_a_training_or_with_several(ganglion: CommandLine, tmp_pa
     assert "no training 'trainin'" in ganglion.error("train", f"{RECIPE}:trainin")
     (tmp_path / "nothing_here.py").write_text("")
     assert "has no training; write training =" in ganglion.error("train", tmp_path / "nothing_here.py")
+
+
+def test_a_training_is_told_what_it_is_bound_by_and_fix_input_says_what_it_changes(ganglion: CommandLine) -> None:
+    document = ganglion.json("train", f"{RECIPE}:training", "--workers", "1", "--cpu", "0.25", "--fix-input")
+    assert document["fixed_input"][0].startswith("parallel=")
+    verdict = document["result"]["diagnosis"]
+    assert sum(verdict["shares"].values()) == pytest.approx(1, abs=1e-3)
+    assert verdict["evidence"][0].startswith("A step takes ")
 
 
 def test_ctrl_c_ends_the_training_with_status_130(ganglion: CommandLine) -> None:

@@ -24,6 +24,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "backends"))
 import ray_cluster  # found by the line above
 
 ON_RAY = ("--backend", "ray")
+PATIENCE = 30.0
+"""Seconds: on a busy machine too far fewer than the minutes for which Ray itself goes on trying."""
 PIPELINE = """
 from ganglion import pipeline, step
 
@@ -90,7 +92,8 @@ def test_the_reference_pipeline_gives_the_same_models_and_loads_ray_only_on_ray(
 
 def measured(step: Any) -> dict[str, float]:
     """The metrics of a step that do not depend on the clock."""
-    return {name: value for name, value in step["metrics"].items() if name not in ("images_per_second", "step_loss")}
+    timed = {"images_per_second", "step_loss", "bound"}
+    return {name: value for name, value in step["metrics"].items() if name not in timed and not name.endswith("_share")}
 
 
 def learned(store: FolderStore, step: Any) -> dict[str, str]:
@@ -111,21 +114,21 @@ def refusal(done: subprocess.CompletedProcess[str], home: Path) -> str:
     return done.stderr
 
 
-def test_a_service_that_says_nothing_is_named_within_ten_seconds(ganglion: Command, pipeline: str) -> None:
+def test_a_service_that_says_nothing_is_named_and_not_waited_for(ganglion: Command, pipeline: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:  # the kernel accepts for it
         address = f"127.0.0.1:{listener.getsockname()[1]}"
         begin = time.monotonic()
         done = ganglion("run", pipeline, *ON_RAY, environment={"RAY_ADDRESS": address})
-        assert time.monotonic() - begin < 10
+        assert time.monotonic() - begin < PATIENCE
     assert f"What listens at {address} is no Ray cluster: it says nothing" in refusal(done, ganglion.home)
 
 
-def test_an_address_where_nobody_listens_is_named_within_ten_seconds(ganglion: Command, pipeline: str) -> None:
+def test_an_address_where_nobody_listens_is_named_and_not_waited_for(ganglion: Command, pipeline: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = f"127.0.0.1:{listener.getsockname()[1]}"
     begin = time.monotonic()
     done = ganglion("run", pipeline, *ON_RAY, environment={"RAY_ADDRESS": address})
-    assert time.monotonic() - begin < 10
+    assert time.monotonic() - begin < PATIENCE
     assert f"No Ray cluster answers at {address}" in refusal(done, ganglion.home)
 
 

@@ -92,6 +92,8 @@ def test_numerics_are_the_variables_of_every_library():
     assert {found[name] for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")} == {"3"}
     assert (found["ATEN_CPU_CAPABILITY"], found["ONEDNN_MAX_CPU_ISA"]) == ("avx2", "AVX2")
     assert "ATEN_CPU_CAPABILITY" not in Numerics().environment()
+    assert Numerics(mkl="AUTO").environment()["MKL_CBWR"] == "AUTO"
+    assert "MKL_CBWR" not in Numerics().environment()
 
 
 @pytest.mark.parametrize("kind", [Task, Gang, Service])

@@ -20,18 +20,22 @@ from ganglion.serving import wire
 from ganglion.serving.callers import Callers
 from ganglion.serving.gateway.gateway import Gateway
 from ganglion.serving.gateway.limits import HttpLimits
+from ganglion.serving.load import Load
 from ganglion.serving.routes import EnsembleRoute, ModelRoute, ReplicaRoute, Routes, VersionRoute
+from ganglion.serving.traffic import Traffic
 
 SIGNATURE = Signature(inputs=(TensorSpec("x", "float32", (-1, 2)),), outputs=(TensorSpec("y", "float32", (-1,)),))
 PATIENCE = 20.0
 
 
 class GatewayThread:
-    """The core of the gateway with its own event loop; `settled` gets the generations that it reports."""
+    """The core of the gateway with its own event loop; `settled`, `loads` and `traffic` get what it reports."""
 
-    def __init__(self, limits: HttpLimits | None = None) -> None:
+    def __init__(self, limits: HttpLimits | None = None, port: int = 0) -> None:
         self.settled: queue.SimpleQueue[int] = queue.SimpleQueue()
-        self._limits = limits
+        self.loads: queue.SimpleQueue[list[Load]] = queue.SimpleQueue()
+        self.traffic: queue.SimpleQueue[list[Traffic]] = queue.SimpleQueue()
+        self._limits, self._port = limits, port
         self._started: Future[tuple[asyncio.AbstractEventLoop, Gateway, asyncio.Event, int]] = Future()
         self._thread = threading.Thread(target=lambda: uvloop.run(self._serve()))
         self._thread.start()
@@ -39,8 +43,8 @@ class GatewayThread:
 
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
-        gateway = Gateway(self._limits, settled=self.settled.put)
-        server = await loop.create_server(gateway.http, "127.0.0.1", 0)
+        gateway = Gateway(self._limits, settled=self.settled.put, loads=self.loads.put, traffic=self.traffic.put)
+        server = await loop.create_server(gateway.http, "127.0.0.1", self._port)
         stop = asyncio.Event()
         self._started.set_result((loop, gateway, stop, server.sockets[0].getsockname()[1]))
         await stop.wait()
@@ -97,6 +101,7 @@ def model(
     state: Any = "AVAILABLE",
     error: str = "",
     image: ImageInput | None = None,
+    package: str = "",
     **fields: Any,
 ) -> ModelRoute:
     served = VersionRoute(
@@ -105,6 +110,7 @@ def model(
         signature=SIGNATURE,
         image=image,
         error=error,
+        package=package,
         replicas=tuple(replica.route for replica in replicas),
     )
     return ModelRoute(name=name, default=fields.pop("default", version), versions=(served,), **fields)
@@ -160,6 +166,10 @@ class ScriptedReplica:
         self._closed = True
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+        self.cut()
+
+    def cut(self) -> None:
+        """Close every connection, and take others."""
         for connection in self._held:
             with suppress(OSError):  # the gateway may have closed it first
                 connection.shutdown(socket.SHUT_RDWR)  # wakes the thread that reads it
@@ -172,6 +182,9 @@ class ScriptedReplica:
             except OSError:
                 return
             self._held.append(connection)
+            if self._closed:  # it came while the others were closed
+                connection.close()
+                return
             threading.Thread(target=self._read, args=(connection,), daemon=True).start()
 
     def _read(self, connection: socket.socket) -> None:

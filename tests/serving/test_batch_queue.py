@@ -16,6 +16,7 @@ class Piece:
     payload: Payload
     deadline: float = 1.0
     suspect: bool = False
+    shard: int | None = None
     settled: bool = field(default=False)
 
 

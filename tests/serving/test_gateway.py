@@ -356,7 +356,13 @@ def test_what_is_served_can_be_asked(gateway: GatewayThread, caller: Caller, rep
     assert caller.get("/v1/models/m/versions/1").status_code == 200
     assert caller.get("/v1/models/m/metadata").json()["model_spec"]["version"] == "1"
     assert caller.get("/v1/models").json()["models"] == [
-        {"name": "m", "default": 1, "versions": [{"version": 1, "state": "AVAILABLE", "replicas": 1}], "ready": True}
+        {
+            "name": "m",
+            "default": 1,
+            "versions": [{"version": 1, "state": "AVAILABLE", "replicas": 1}],
+            "labels": {},
+            "ready": True,
+        }
     ]
     asked = caller.predict(1, 2)
     replica.echo()
@@ -369,7 +375,7 @@ def test_what_is_served_can_be_asked(gateway: GatewayThread, caller: Caller, rep
 @pytest.mark.parametrize(
     ("method", "path", "status", "message"),
     [
-        ("GET", "/", 404, "nothing at '/'"),
+        ("GET", "/nothing", 404, "nothing at '/nothing'"),
         ("GET", "/v1/models/mm", 404, "Did you mean 'm'"),
         ("GET", "/v1/models/m/versions/7", 404, "no version 7; it has: 1"),
         ("GET", "/v1/models/..%2F..%2Fetc%2Fpasswd", 404, "no model"),

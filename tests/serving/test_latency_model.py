@@ -53,7 +53,7 @@ def test_the_largest_batch_is_promised_in_time_and_one_more_is_not(
 def test_before_anything_is_known_every_batch_is_free() -> None:
     model = LatencyModel()
     assert not model.observed
-    assert (model.promise(32), model.largest(32, 0.0), model.wait(100, 32, 2, 0.0)) == (0.0, 32, 0.0)
+    assert (model.promise(32), model.largest(32, 0.0)) == (0.0, 32)
 
 
 def test_one_stopped_replica_does_not_make_the_model_believe_in_seconds() -> None:
@@ -76,13 +76,3 @@ def test_a_model_that_got_slower_is_believed_soon() -> None:
     for _ in range(200):
         model.observe(8, 0.005)
     assert model.predict(8) == pytest.approx(0.005, rel=0.05)
-
-
-def test_waiting_counts_batches_replicas_and_what_is_in_hand() -> None:
-    model = LatencyModel()
-    for _ in range(50):
-        model.observe(1, 0.010)
-        model.observe(10, 0.100)
-    one = model.wait(100, 10, 1, 0.05)
-    assert one == pytest.approx(0.05 + 10 * 0.100, rel=0.05)
-    assert model.wait(100, 10, 2, 0.05) == pytest.approx(0.05 + 5 * 0.100, rel=0.05)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ganglion.artifacts.package import Signature, TensorSpec
+from ganglion.serving.gateway import row_reader
 from ganglion.serving.gateway import tensorflow_rest as rest
 from ganglion.serving.gateway.errors import RequestError
 from ganglion.serving.gateway.row_reader import RowReader
@@ -57,12 +59,17 @@ def bodies(draw: st.DrawFn) -> tuple[int, bytes]:
     return which, json.dumps(document, separators=separators).encode()
 
 
-@example((5, b'{"instances": [[-1e16, 1e16]]}'))
-@given(bodies())
-def test_what_is_read_fast_is_what_the_general_reader_reads(case: tuple[int, bytes]) -> None:
+@example(case=(5, b'{"instances": [[-1e16, 1e16]]}'), large=4)
+@example(case=(3, b'{"instances": [[1, 2], [3, 4],]}'), large=4)
+@example(case=(3, b'{"instances": [[1, 2], [3], [4, 5]]}'), large=4)
+@example(case=(3, b'        {"instances":[]}'), large=4)
+@example(case=(2, b'{"instances":[[0],[9223372036854775808]]}'), large=4)
+@given(case=bodies(), large=st.sampled_from([4, 40, row_reader.LARGE]))
+def test_what_is_read_fast_is_what_the_general_reader_reads(case: tuple[int, bytes], large: int) -> None:
     which, body = case
     described, reader = READERS[which]
-    fast = reader.read(body)
+    with mock.patch.object(row_reader, "LARGE", large):  # also piece by piece
+        fast = reader.read(body)
     try:
         general = rest.parse_predict(body, described, None).payload
     except RequestError:
@@ -119,3 +126,17 @@ def test_signatures_that_are_not_one_tensor_of_numbers_are_left_to_the_general_r
     )
     for described in (pair, signature("bool", 2), signature("float32", -1)):
         assert RowReader(described).read(b'{"instances": [[1, 0]]}') is None
+
+
+def test_a_large_body_is_read_piece_by_piece() -> None:
+    _described, reader = READERS[0]
+    given_rows = np.random.default_rng(0).integers(0, 256, (4000, 2, 2), dtype=np.uint8)
+    body = json.dumps({"instances": given_rows.tolist()}).encode()
+    with (
+        mock.patch.object(row_reader, "LARGE", len(body) // 4),
+        mock.patch.object(reader, "_read_whole", wraps=reader._read_whole) as whole,
+    ):
+        payload = reader.read(body)
+    assert payload is not None
+    np.testing.assert_array_equal(payload.tensors["x"], given_rows)
+    assert max(len(call.args[0]) for call in whole.call_args_list) < len(body) / 10

@@ -18,58 +18,19 @@ import httpx
 import numpy as np
 import pytest
 from serving_samples import encoded, expected, pixels, write_classifier, write_lookup
+from watched_supervisor import Watched
 
 from ganglion.artifacts.package import write_package
 from ganglion.backends.local.backend import LocalBackend, LocalConfig
 from ganglion.core.errors import ControlError, ModelError, NotFoundError, SpecError, UserError
-from ganglion.core.events import Event, MemberExited, MemberReady, MemberStarted
+from ganglion.core.events import Event, MemberExited, MemberReady
 from ganglion.core.resources import Resources
-from ganglion.execution.spec import AnySpec
-from ganglion.execution.supervisor import Job, Supervisor
 from ganglion.serving.client import Client, ServiceError
 from ganglion.serving.controller import ModelServer
 from ganglion.serving.repository import ModelRepository
 
 SMALL = Resources(cpu=0.1)
 PATIENCE = 60.0
-
-
-class Watched(Supervisor):
-    """A supervisor that also tells a test what happens."""
-
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self.seen: list[Event] = []
-        self.news = threading.Condition()
-
-    def submit(self, spec: AnySpec, listener: Callable[[Event], None] | None = None) -> Job:
-        def listen(event: Event) -> None:
-            if listener is not None:
-                listener(event)
-            with self.news:
-                self.seen.append(event)
-                self.news.notify_all()
-
-        return super().submit(spec, listen)
-
-    def wait_for(self, condition: Callable[[list[Event]], bool]) -> None:
-        with self.news:
-            assert self.news.wait_for(lambda: condition(self.seen), PATIENCE)
-
-    def pids(self, job: str) -> dict[str, int]:
-        """Processes of a job that are alive and ready, by member."""
-        alive: dict[str, int] = {}
-        started: dict[tuple[str, int], int] = {}
-        for event in list(self.seen):
-            if event.job.startswith(job):
-                match event:
-                    case MemberStarted(member=member, attempt=attempt, pid=pid):
-                        started[member, attempt] = pid
-                    case MemberReady(member=member, attempt=attempt):
-                        alive[member] = started[member, attempt]
-                    case MemberExited(member=member):
-                        alive.pop(member, None)
-        return alive
 
 
 @pytest.fixture
@@ -259,9 +220,9 @@ def test_a_gateway_that_dies_comes_back_at_the_same_address(
     publish("fashion")
     server.deploy("fashion", replicas=1, resources=SMALL)
     url = server.url
-    first = supervisor.pids("gateway")["replica-0"]
+    first = supervisor.wait_for_pid("gateway")
     os.kill(first, signal.SIGKILL)
-    supervisor.wait_for(lambda _events: supervisor.pids("gateway").get("replica-0", first) != first)
+    supervisor.wait_for_pid("gateway", other_than=first)
     server.combine("both", ["fashion"])
     with Client(url) as client:
         np.testing.assert_allclose(client.predict("both", pixels(1)), expected(pixels(1), 0), atol=1e-6)

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ganglion.artifacts.package import ImageInput, Signature, TensorSpec
+from ganglion.serving.gateway import tensorflow_examples as examples
 from ganglion.serving.gateway import tensorflow_rest as rest
 from ganglion.serving.gateway.errors import RequestError
 from ganglion.serving.routes import VersionRoute
@@ -40,8 +41,17 @@ def parse(document: Any, signature: Signature = SMALL, image: ImageInput | None 
         ("/v1/models/m/versions/3:predict", ("m", 3, "predict")),
         ("/v1/models/a%20b:predict", ("a b", None, "predict")),
         ("/v1/models/metadata", ("metadata", None, "status")),
+        ("/v1/models/m:classify", ("m", None, "classify")),
+        ("/v1/models/m/versions/3:regress", ("m", 3, "regress")),
+        ("/v1/models/m/labels/champion", ("m", "champion", "status")),
+        ("/v1/models/m/labels/champion:predict", ("m", "champion", "predict")),
+        ("/v1/models/m/labels/3:classify", ("m", "3", "classify")),
+        ("/v1/models/m/labels/champion/metadata", ("m", "champion", "metadata")),
+        ("/v1/models/m/labels/..:predict", None),
+        ("/v1/models/m/labels/:predict", None),
+        ("/v1/models/m/labels/a%2fb", None),
         ("/v1/modelsx", None),
-        ("/v1/models/m:classify", None),
+        ("/v1/models/m:explain", None),
         ("/v1/models/m/versions/x:predict", None),
         ("/v1/models/m/versions/-1", None),
         ("/v1/models//metadata", None),
@@ -50,7 +60,7 @@ def parse(document: Any, signature: Signature = SMALL, image: ImageInput | None 
         ("/v2/models/m", None),
     ],
 )
-def test_paths(path: str, target: tuple[str, int | None, str] | None) -> None:
+def test_paths(path: str, target: tuple[str, int | str | None, str] | None) -> None:
     assert rest.parse_path(path) == target
 
 
@@ -193,3 +203,89 @@ def test_status_and_metadata_have_the_form_of_tensorflow_serving() -> None:
     assert signature["inputs"]["x"]["dtype"] == "DT_UINT8"
     assert [dim["size"] for dim in signature["inputs"]["x"]["tensor_shape"]["dim"]] == ["-1", "2", "2"]
     assert metadata["metadata"]["classes"] == ["p", "q", "r"]
+
+
+def test_examples_are_flat_features_by_name() -> None:
+    body = {"examples": [{"x": [1, 2, 3, 4]}, {"x": [5, 6, 7, 255]}], "signature_name": "serving_default"}
+    payload = examples.parse_examples(orjson.dumps(body), SMALL, IMAGE)
+    assert payload.tensors["x"].tolist() == [[[1, 2], [3, 4]], [[5, 6], [7, 255]]]
+    pair = {"context": {"b": [True, False]}, "examples": [{"a": 1}, {"a": 2.5}]}
+    payload = examples.parse_examples(orjson.dumps(pair), PAIR, None)
+    assert payload.tensors["a"].tolist() == [1, 2.5]
+    assert payload.tensors["b"].tolist() == [[True, False], [True, False]]
+    picture = {"b64": b64encode(b"file").decode()}
+    for feature in (picture, {"image_bytes": picture}, {"x": picture}):
+        body = {"examples": [feature]}
+        assert list(examples.parse_examples(orjson.dumps(body), SMALL, IMAGE).images) == [b"file"]
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ([], "an object with 'examples'"),
+        ({}, "list of at least one"),
+        ({"examples": []}, "list of at least one"),
+        ({"examples": [1]}, "objects of features"),
+        ({"examples": [{}], "context": None}, "objects of features"),
+        ({"examples": [{"x": [1, 2, 3, 4]}], "context": {"x": [1, 2, 3, 4]}}, "in 'context' as well"),
+        ({"examples": [{"y": 1}]}, "Example 0 has the features ['y']; the model has ['x']"),
+        ({"examples": [{"x": [1, 2, 3]}]}, "instances of the shape [3]"),
+        ({"examples": [{"x": [[1, 2], [3, 4]]}]}, "instances of the shape [2, 2]"),
+        ({"examples": [{"x": ["1", "2", "3", "4"]}]}, "something else than numbers"),
+        ({"examples": [{"x": [1, 2, 3, 4]}], "signature_name": "other"}, "no signature 'other'"),
+        ({"examples": [{"x": [1, 2, 3, 4]}], "instances": []}, "Unknown key 'instances'"),
+    ],
+)
+def test_examples_that_do_not_fit_are_refused(body: Any, message: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        examples.parse_examples(orjson.dumps(body), SMALL, None)
+    assert (caught.value.status, message in str(caught.value)) == (400, True), str(caught.value)
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=3),
+        lambda inner: (
+            st.lists(inner, max_size=4)
+            | st.dictionaries(st.sampled_from(["examples", "context", "x", "a", "b", "b64"]), inner, max_size=3)
+        ),
+        max_leaves=12,
+    ),
+    st.sampled_from([(SMALL, IMAGE), (SMALL, None), (PAIR, None)]),
+)
+def test_any_examples_are_read_or_refused(document: Any, model: tuple[Signature, ImageInput | None]) -> None:
+    for body in (document, {"examples": document}, {"examples": [document]}):
+        try:
+            payload = examples.parse_examples(json.dumps(body).encode(), *model)
+        except RequestError:
+            continue  # and nothing else is raised
+        assert payload.rows > 0
+
+
+def test_labels_and_scores_are_pairs_in_the_order_of_the_model() -> None:
+    scores = np.array([[0.25, 0.75], [1.0, np.nan]], np.float32)
+    assert json.loads(examples.render_classes(scores, ("a", "b"))) == {
+        "results": [[["a", 0.25], ["b", 0.75]], [["a", 1.0], ["b", None]]]
+    }
+    assert json.loads(examples.render_classes(scores, ()))["results"][0] == [["", 0.25], ["", 0.75]]
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "allowed"),
+    [
+        ((-1, 3), "float32", ["classify"]),
+        ((-1, 1), "float32", ["classify", "regress"]),
+        ((-1,), "float64", ["regress"]),
+        ((-1, 3), "int64", []),
+        ((-1, 2, 2), "float32", []),
+    ],
+)
+def test_what_a_model_gives_says_what_can_be_asked(shape: tuple[int, ...], dtype: Any, allowed: list[str]) -> None:
+    signature = Signature(SMALL.inputs, (TensorSpec("y", dtype, shape),))
+    version = VersionRoute(version=1, state="AVAILABLE", signature=signature)
+    for verb in ("classify", "regress"):
+        if verb in allowed:
+            assert callable(examples.reader(verb, "m", version))
+        else:
+            with pytest.raises(RequestError, match="Ask it by :predict"):
+                examples.reader(verb, "m", version)

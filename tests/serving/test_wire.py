@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from ganglion.core.errors import ControlError
 from ganglion.serving import wire
-from ganglion.serving.payload import Payload, encode_batch
+from ganglion.serving.payload import Payload
 
 
 @given(
@@ -15,7 +15,7 @@ from ganglion.serving.payload import Payload, encode_batch
     cuts=st.lists(st.integers(1, 50), min_size=1),
 )
 def test_frames_survive_any_cutting_of_the_stream(bodies: list[list[bytes]], cuts: list[int]) -> None:
-    stream = b"".join(b"".join(encode_batch(number, [Payload(images=images)])) for number, images in enumerate(bodies))
+    stream = b"".join(b"".join(Payload(images=images).encode(number, [])) for number, images in enumerate(bodies))
     reader = wire.FrameReader()
     received = []
     position = 0
@@ -34,7 +34,7 @@ def test_parts_of_several_requests_become_one_tensor_in_order() -> None:
         Payload(tensors={"a": np.full((rows, 3), rows, np.uint8), "b": np.full((rows,), rows / 2, np.float32)})
         for rows in (1, 4, 2)
     ]
-    ((header, body),) = wire.FrameReader().feed(b"".join(encode_batch(9, parts)))
+    ((header, body),) = wire.FrameReader().feed(b"".join(parts[0].encode(9, parts[1:])))
     tensors = wire.tensors_of(wire.decode_batch(header).tensors, body)
     assert tensors["a"][:, 0].tolist() == [1, 4, 4, 4, 4, 2, 2]
     assert tensors["b"].tolist() == [0.5, 2, 2, 2, 2, 1, 1]

@@ -7,6 +7,7 @@ import torch
 from msgspec.structs import replace
 from torch import nn
 
+from ganglion.artifacts.checks import read_checks
 from ganglion.artifacts.package import ImageInput, read_package
 from ganglion.artifacts.store import FolderStore
 from ganglion.core.errors import ModelError
@@ -59,6 +60,8 @@ def test_the_package_answers_as_the_model_does_for_any_number_of_records(model, 
             expected = torch.softmax(model.eval()(torch.from_numpy(images)), dim=1).numpy()
         np.testing.assert_allclose(answers, expected, atol=1e-4)
         np.testing.assert_allclose(answers.sum(axis=1), 1, atol=1e-5)
+    checks = read_checks(folder, package.signature)
+    checks.compare({"probabilities": session.run(["probabilities"], checks.inputs)[0]})
     with np.load(folder / "weights.npz") as weights:
         assert weights.keys() == model.state_dict().keys()
         model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})

@@ -1,6 +1,7 @@
 """Trainings as real gangs of processes."""
 
 import ipaddress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from ganglion.core.events import MemberReported
 from ganglion.execution.entry import Entry
 from ganglion.training import Factory, Optimizer, fit
 from ganglion.training.slices import random_key
+
+HERE = str(Path(__file__).parent)
 
 
 def assert_same_bits(one, other):
@@ -123,8 +126,6 @@ def test_without_exactness_nothing_listens_beyond_the_loopback_interface(train, 
 
 
 def test_fit_trains_reports_and_publishes(supervisor, sample, tmp_path, capsys):
-    from conftest import HERE
-
     events = []
     result = fit(
         sample("SmallModel"),

@@ -4,18 +4,19 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import msgspec
 import pytest
 from msgspec.structs import replace
 
-from conftest import HERE
 from ganglion.core.events import ExitKind, MemberExited
 from ganglion.testing.faults import STEP, Fault, draw, happened
 from ganglion.training import Optimizer
 
 VARIANTS = {"plain": {}, "dropout": {"dropout": 0.5}, "batch-norm": {"batch_norm": True}}
 STEPS = 6
+HERE = str(Path(__file__).parent)
 
 
 def known_plan(small_plan, sample, model_arguments=VARIANTS["plain"], **fields):
@@ -83,6 +84,14 @@ def test_a_worker_killed_at_any_point(known, digest_of, point):
     assert ExitKind.KILLED in {event.exit.kind for event in events if isinstance(event, MemberExited)}
 
 
+@pytest.mark.parametrize("workers", [2, 3])
+def test_a_worker_killed_while_gradients_go_over_the_network(known, digest_of, workers):
+    events = []
+    script = [Fault(kind="kill", point=point, step=step, rank=1) for point, step in (("in_reduce", 2), ("commit", 4))]
+    assert digest_of("dropout", workers, script, events, tcp=True) == undisturbed(known, digest_of, "dropout")
+    assert ExitKind.KILLED in {event.exit.kind for event in events if isinstance(event, MemberExited)}
+
+
 def test_rank_0_killed_and_replaced(known, digest_of, tmp_path):
     """The replacement takes part before the next epoch ends: rank 1 waits for it."""
     script = [
@@ -125,6 +134,20 @@ def test_a_worker_that_stops_while_links_break_is_found_although_nobody_is_conne
     assert digest_of("plain", 3, script) == undisturbed(known, digest_of, "plain")
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_worker_that_stops_as_the_other_dies_is_found_by_the_replacement(known, digest_of, rank):
+    """Which has never met it."""
+    events = []
+    script = [
+        Fault(kind="stop", rank=rank, point="after_reduce", step=2),
+        Fault(kind="kill", rank=1 - rank, point="optimizer", step=2),
+    ]
+    assert digest_of("plain", 2, script, events) == undisturbed(known, digest_of, "plain")
+    kinds = [event.exit.kind for event in events if isinstance(event, MemberExited)]
+    assert ExitKind.LOST in kinds
+    assert ExitKind.TIMED_OUT not in kinds
+
+
 @pytest.mark.parametrize("point", ["before_reduce", "in_reduce", "commit"])
 def test_a_worker_killed_where_only_a_network_connects_them(known, digest_of, point):
     script = [Fault(kind="kill", rank=0, point=point, step=2)]
@@ -163,7 +186,7 @@ def test_processes_without_a_controller(known, digest_of, small_plan, sample):
     assert digests == {undisturbed(known, digest_of, "plain")}
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(25))
 def test_drawn_schedules(known, digest_of, seed):
     check_drawn(known, digest_of, seed)
 
@@ -177,6 +200,7 @@ def test_more_drawn_schedules(known, digest_of, seed):
 
 def check_drawn(known, digest_of, seed):
     variant = list(VARIANTS)[seed % 3]
-    workers = (2, 3, 4, 8)[seed // 3 % 4]
+    workers = (1, 2, 3, 4, 8)[seed // 3 % 5]
     script = draw(seed, workers=workers, steps=STEPS)
-    assert digest_of(variant, workers, script) == undisturbed(known, digest_of, variant), script
+    tcp = seed % 2 == 1  # else through shared memory
+    assert digest_of(variant, workers, script, tcp=tcp) == undisturbed(known, digest_of, variant), script

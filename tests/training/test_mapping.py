@@ -3,7 +3,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ganglion.training.mapping import WINDOW, Balance, assign, duration
+from ganglion.training.mapping import CERTAIN, WINDOW, Balance, adders, assign, duration
 
 costs = st.lists(st.floats(0.001, 10.0), min_size=1, max_size=8)
 
@@ -31,13 +31,30 @@ def test_equals_get_equal_parts(world, logical):
 
 def test_a_process_four_times_as_slow_is_relieved_once_that_is_certain():
     balance = Balance(2, 8)
-    for step in range(WINDOW):
+    for step in range(CERTAIN):
         assert [len(span) for span in balance.spans] == [4, 4], step
         balance.observe([4.0, 16.0])
     assert [len(span) for span in balance.spans] == [7, 1]
     for _ in range(2 * WINDOW):
         balance.observe([7.0, 4.0])
     assert [len(span) for span in balance.spans] == [7, 1]
+
+
+def test_a_process_that_is_now_and_then_held_up_is_relieved_once_that_is_usual():
+    balance = Balance(2, 8)
+    for step in range(WINDOW):
+        assert [len(span) for span in balance.spans] == [4, 4], step
+        balance.observe([4.0, 4.0 if step % 3 == 0 else 16.0])
+    assert [len(span) for span in balance.spans] == [7, 1]
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=8).filter(any))
+def test_the_sum_is_made_by_the_fast_ones_and_nobody_else(sizes):
+    ends = list(itertools.accumulate(sizes))
+    spans = [range(end - size, end) for end, size in zip(ends, sizes, strict=True)]
+    chosen = adders(spans)
+    assert sizes.index(max(sizes)) in chosen
+    assert all((rank in chosen) == (2 * size > max(sizes)) for rank, size in enumerate(sizes))
 
 
 def test_noise_changes_nothing():

@@ -4,20 +4,22 @@ import hashlib
 import os
 import socket
 import threading
-from concurrent.futures import ThreadPoolExecutor
+import time
 from itertools import chain
 
 import pytest
 import torch
+from links import roster, together
 
-from ganglion.execution.member import Member, Peer
+from ganglion.execution.member import Member
+from ganglion.training.accelerator import TIMEOUT, AcceleratorCollective
 from ganglion.training.assembly import Assembly, Bell
 from ganglion.training.joining import join
-from ganglion.training.memory import Slots
+from ganglion.training.memory import DeviceSlots, Slots
 from ganglion.training.mesh import DisruptedError, Link, Mesh, frame
 from ganglion.training.numerics import arithmetic
 from ganglion.training.shared import SharedMemoryCollective
-from ganglion.training.summation import OrderedSum, segments
+from ganglion.training.summation import OrderedSum, segments, shares
 from ganglion.training.tcp import TcpCollective
 from ganglion.training.tree import leaves, merges, partition
 
@@ -38,32 +40,8 @@ def closing():
 
 LENGTH = 70_001
 LOGICAL = 8
-
-
-def listener(kind, folder, rank):
-    if kind == "tcp":
-        server = socket.create_server(("127.0.0.1", 0))
-        return server, f"tcp:127.0.0.1:{server.getsockname()[1]}"
-    path = str(folder / f"{rank}.sock")
-    server = socket.socket(socket.AF_UNIX)
-    server.bind(path)
-    server.listen()
-    return server, f"unix:{path}"
-
-
-def roster(kind, folder, world):
-    places = [listener(kind, folder, rank) for rank in range(world)]
-    peers = [
-        Peer(member=f"worker-{rank}", role="worker", index=rank, rank=rank, address="", endpoint=endpoint)
-        for rank, (_, endpoint) in enumerate(places)
-    ]
-    return [server for server, _ in places], peers
-
-
-def together(count, work):
-    """Call `work(rank)` in a thread for each rank; the results, or the first error."""
-    with ThreadPoolExecutor(count) as pool:
-        return [future.result(timeout=20) for future in [pool.submit(work, rank) for rank in range(count)]]
+FIVE = 5, LENGTH, torch.float32
+MAKES = {"unix": SharedMemoryCollective, "tcp": TcpCollective, "device": AcceleratorCollective}
 
 
 def slices():
@@ -79,19 +57,18 @@ def whole():
 
 
 @pytest.mark.parametrize("sizes", [(8,), (4, 4), (1, 7), (3, 2, 3), (0, 5, 3), (2, 2, 2, 2), (3, 0, 1, 4)])
-@pytest.mark.parametrize("kind", ["unix", "tcp"])
+@pytest.mark.parametrize("kind", ["unix", "tcp", "device"])
 def test_every_transport_and_mapping_gives_the_same_bits_twice(kind, sizes, tmp_path):
     ends = [sum(sizes[: rank + 1]) for rank in range(len(sizes))]
     spans = [range(end - size, end) for end, size in zip(ends, sizes, strict=True)]
-    servers, peers = roster(kind, tmp_path, len(sizes))
+    servers, peers = roster("tcp" if kind == "tcp" else "unix", tmp_path, len(sizes))
     values = slices()
 
     def work(rank):
         assembly = Assembly(f"worker-{rank}", 1, "secret", servers[rank])
         mesh = assembly.form(peers, 1)
-        slots = Slots(5, LENGTH, torch.float32)
-        make = SharedMemoryCollective if mesh.one_host and len(sizes) > 1 else TcpCollective
-        collective = make(mesh, slots, logical=LOGICAL)
+        slots = DeviceSlots(*FIVE, torch.device("cpu")) if kind == "device" else Slots(*FIVE)
+        collective = MAKES[kind](mesh, slots, logical=LOGICAL)
         digests = []
         for _ in range(2):
             height = 0
@@ -258,6 +235,85 @@ def test_segments_cover_a_vector_once():
         for world in (1, 2, 3, 8):
             covered = [index for part in segments(length, world) for index in range(length)[part]]
             assert covered == list(range(length))
+
+
+def test_who_is_slow_adds_nothing_up_and_nobody_waits_for_its_word(tmp_path, closing):
+    """The fast one has its sum although the slow one says nothing after its vectors."""
+    spans = [range(7), range(7, 8)]
+    assert shares(100, spans) == (slice(0, 100), slice(0, 0))
+    servers, peers = roster("unix", tmp_path, 2)
+    over = threading.Event()
+
+    def work(rank):
+        mesh = closing(Assembly(f"worker-{rank}", 1, "secret", servers[rank])).form(peers, 1)
+        slots = Slots(4, 100, torch.float32)
+        for slot in range(3 if rank == 0 else 1):
+            slots[slot].fill_(1.0)
+        collective = closing(SharedMemoryCollective(mesh, slots, logical=8))
+        if rank == 1:
+            mesh.exchange(b"")
+            assert over.wait(20)
+            return None
+        reduced = collective.reduce(spans, b"", lambda _notes: 1.0)
+        over.set()
+        return reduced.finite, float(collective.result.sum())
+
+    assert together(2, work)[0] == (True, 400.0)
+
+
+@pytest.fixture
+def devices(tmp_path):
+    """Collectives of two processes whose vectors lie on devices."""
+
+    def make(work):
+        servers, peers = roster("tcp", tmp_path, 2)
+        bells = [Bell(), Bell()]
+
+        def connect(rank):
+            assembly = Assembly(f"worker-{rank}", 1, "secret", servers[rank])
+            mesh = assembly.form(peers, 1, wake=bells[rank].descriptor, disrupted=lambda: True)
+            assembly.close()
+            slots = DeviceSlots(1, 100, torch.float32, torch.device("cpu"))
+            return work(rank, mesh, AcceleratorCollective(mesh, slots, logical=2), bells[rank])
+
+        return together(2, connect)
+
+    return make
+
+
+@pytest.mark.parametrize("end", ["gone", "membership"])
+def test_an_operation_of_a_device_ends_when_a_peer_is_gone_or_the_membership_changes(end, devices):
+    """The peer takes part in the notes and then never in the operation."""
+    over = threading.Event()
+
+    def work(rank, mesh, collective, bell):
+        if rank == 1:
+            mesh.exchange(b"")
+            if end == "gone":
+                mesh.close()
+            assert over.wait(20)
+            collective.close()
+            return None
+        if end == "membership":
+            threading.Timer(0.2, bell.ring).start()
+        began = time.monotonic()
+        with pytest.raises(DisruptedError, match=end if end == "membership" else "left"):
+            collective.reduce([range(1), range(1, 2)], b"", lambda _notes: 1.0)
+        collective.close()
+        over.set()
+        return time.monotonic() - began
+
+    assert devices(work)[0] < TIMEOUT / 2
+
+
+def test_a_number_that_is_not_finite_on_a_device_is_known_to_all(devices):
+    def work(rank, mesh, collective, bell):
+        collective._slots[0].fill_(float("nan") if rank else 1.0)
+        reduced = collective.reduce([range(1), range(1, 2)], b"", lambda _notes: 1.0)
+        collective.close()
+        return reduced.finite
+
+    assert devices(work) == [False, False]
 
 
 def test_parts_that_are_not_the_whole_tree_are_refused():

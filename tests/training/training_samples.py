@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import torch.nn.functional as functional
 from torch import nn
 
 from ganglion.execution.member import current_member
+from ganglion.training import tcp, vigil
 from ganglion.training.callbacks import Callback
 
 
@@ -115,6 +118,34 @@ class SmallModel(nn.Module):
         return self.output(self.dropout(images.flatten(1)))
 
 
+class StuckOnce(SmallModel):
+    """In its fifth pass the first process of a worker comes to no end."""
+
+    def __init__(self, *, how, worker, folder):
+        super().__init__()
+        self.how = how
+        self.mark = Path(folder) / "stuck"
+        self.passes = 0 if current_member().name == worker else -(10**9)
+
+    def forward(self, pixels):
+        self.passes += self.training
+        if self.passes >= 5 and not self.mark.exists():
+            self.mark.touch()
+            while self.how == "loop":
+                pass
+            threading.Event().wait()
+        return super().forward(pixels)
+
+
+class Impatient(Callback):
+    """Has its worker lose patience with itself soon."""
+
+    replicated = True
+
+    def __init__(self):
+        vigil.PATIENCE = 1.0
+
+
 class Frozen(SmallModel):
     """Nothing to train."""
 
@@ -154,12 +185,43 @@ class StopAtStep(Callback):
 
 
 class OverTcp(Callback):
-    """Has its worker listen on the loopback interface, as a worker on another host would on its own address."""
+    """Has its worker listen on the loopback interface, as a worker on another host would on its own address.
+
+    Buckets are small, so that part of the reference model's gradients is exchanged before the others are computed.
+    """
 
     replicated = True
 
     def __init__(self):
         current_member()._listen_at = "tcp:127.0.0.1"
+        tcp.BUCKET = 16_384
+
+
+class WatchCommits(Callback):
+    """Writes down which step was committed when, in every worker."""
+
+    replicated = True
+
+    def __init__(self, *, folder):
+        member = current_member()
+        self.file = (Path(folder) / f"{member.name}.{member.attempt}").open("w")
+
+    def get_state(self):
+        return {}
+
+    def on_step_end(self, training):
+        self.file.write(f"{training.step} {time.monotonic():.4f} .\n")
+        self.file.flush()
+
+
+class Pace(Callback):
+    """Lets no step take less than some seconds."""
+
+    def __init__(self, *, seconds):
+        self.seconds = seconds
+
+    def on_step_end(self, training):
+        time.sleep(self.seconds)
 
 
 class ListeningSockets(Callback):

@@ -7,6 +7,7 @@ lists every file with its digest and size, the signature, how images become tens
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -20,8 +21,8 @@ from ganglion.core.errors import ModelError, suggest
 MANIFEST = "package.json"
 FORMAT = 1
 
-Runtime = Literal["onnx", "torch"]
-"""What executes the model."""
+Runtime = Literal["onnx", "torch", "python", "tensorflow"]
+"""What executes the model: ONNX Runtime, PyTorch, a Python class of the user's, or TensorFlow."""
 
 DType = Literal[
     "bool",
@@ -126,6 +127,9 @@ class PackageManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         classes: names of the outputs' last dimension, in order, if it has names.
         metrics: held-out metrics by name; finite.
         lineage: where it comes from: run, step, digests of the dataset and the parameters, and the like.
+        entry: `module:name` of the code that the model needs: the predictor class of the runtime `python`, or what
+            builds the module of the runtime `torch` where that is no exported program. The module is a file of the
+            package (`module.py`), or one that can be imported where the model runs.
     """
 
     format: int
@@ -136,6 +140,17 @@ class PackageManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     classes: tuple[str, ...] = ()
     metrics: dict[str, float] = {}
     lineage: dict[str, str] = {}
+    entry: str = ""
+
+    def __post_init__(self) -> None:
+        module, separator, name = self.entry.partition(":")
+        parts = (*module.split("."), *name.split("."))
+        if self.entry and not (separator and all(part.isidentifier() for part in parts)):
+            raise ModelError(f"The entry {self.entry!r} of a model package is not of the form module:name.")
+        if self.runtime == "python" and not self.entry:
+            raise ModelError("A model of the runtime 'python' needs an entry: its predictor class, as module:Class.")
+        if self.runtime in ("onnx", "tensorflow") and self.entry:
+            raise ModelError(f"A model of the runtime {self.runtime!r} has no use for the entry {self.entry!r}.")
 
 
 def write_package(
@@ -148,6 +163,7 @@ def write_package(
     metrics: Mapping[str, float] | None = None,
     lineage: Mapping[str, str] | None = None,
     classes: Sequence[str] = (),
+    entry: str = "",
 ) -> PackageManifest:
     """Copy a model's files into `folder` and describe them; when this returns, the package survives a power cut.
 
@@ -160,23 +176,26 @@ def write_package(
         metrics: held-out metrics by name.
         lineage: where the model comes from.
         classes: names of the outputs' last dimension, in order.
+        entry: `module:name` of the code that the model needs; see `PackageManifest`.
 
     Raises:
         ModelError: something given cannot be packaged; nothing was written.
     """
     _refuse_bad_input(folder, runtime, files, metrics or {})
-    folder.mkdir(parents=True, exist_ok=True)
-    copied = {path: _copy_in(source, folder / path) for path, source in sorted(files.items())}
     manifest = PackageManifest(
         format=FORMAT,
         runtime=runtime,
         signature=signature,
-        files=copied,
+        files={},
         image=image,
         classes=tuple(classes),
         metrics=dict(metrics or {}),
         lineage=dict(lineage or {}),
+        entry=entry,
     )
+    folder.mkdir(parents=True, exist_ok=True)
+    copied = {path: _copy_in(source, folder / path) for path, source in sorted(files.items())}
+    manifest = msgspec.structs.replace(manifest, files=copied)
     _write_manifest(folder, manifest)
     return manifest
 
@@ -190,9 +209,10 @@ def read_package(folder: Path, *, verify: bool = True) -> PackageManifest:
 
     Raises:
         ModelError: the package is half written (no description), has an unknown format or key, or one of its files is
-            missing, has another size or digest, or is not a file within the folder.
+            missing, has another size or digest, or is not a file within the folder, or a symbolic link is in it.
     """
     manifest = _read_manifest(folder)
+    _refuse_links(folder)
     for path, described in manifest.files.items():
         _check_file(folder, path, described, verify=verify)
     return manifest
@@ -260,12 +280,19 @@ def _read_manifest(folder: Path) -> PackageManifest:
     return manifest
 
 
+def _refuse_links(folder: Path) -> None:
+    """Refuse links also where no file is described: libraries that are given the folder would follow them."""
+    for parent, folders, names in os.walk(folder):
+        for name in (*folders, *names):
+            if (place := Path(parent, name)).is_symlink():
+                raise ModelError(
+                    f"The model package {folder} has a symbolic link at {str(place.relative_to(folder))!r}; its files "
+                    "have to be in it."
+                )
+
+
 def _check_file(folder: Path, path: str, described: PackageFile, *, verify: bool) -> None:
-    place = folder
-    for part in path.split("/"):
-        place /= part
-        if place.is_symlink():
-            raise ModelError(f"The model package {folder} has a symbolic link at {path!r}; its files have to be in it.")
+    place = folder / path
     if not place.is_file():
         raise ModelError(f"The model package {folder} lacks its file {path!r}.")
     size = place.stat().st_size

@@ -122,25 +122,31 @@ def find_unused(platform: Platform, *, now: float) -> Unused:
         IntegrityError: an artifact that is referred to is damaged, so that what it refers to is not known.
     """
     from ganglion.artifacts.garbage import GRACE, find_garbage
-    from ganglion.data.preparation.staging import kept
 
     history = History(platform)
     runs = history.runs()
     grace = max([GRACE, *(now - run.start for run in runs if run.state == "running")])
-    referenced = {
+    prefixes = tuple(f"{run.id}-" for run in runs)
+    jobs = (path for path in _children(platform.folder / "jobs") if not path.name.startswith(prefixes))
+    temporary = (path for pattern in TEMPORARY for path in platform.folder.glob(pattern))
+    return Unused(
+        garbage=find_garbage(platform.store, referenced(history), now=now, grace=grace),
+        jobs=tuple(path for path in jobs if _newest(path) <= now - grace and not platform.is_running(path)),
+        temporary=tuple(path for path in temporary if _newest(path) <= now - grace),
+    )
+
+
+def referenced(history: History) -> set[str]:
+    """Digests that a run, an earlier result, a model or a dataset of a project refers to."""
+    from ganglion.data.preparation.staging import kept
+
+    platform = history.platform
+    return {
         *history.artifacts(),
         *_remembered(platform.folder / "memo"),
         *_published(platform),
         *kept(platform.store),
     }
-    prefixes = tuple(f"{run.id}-" for run in runs)
-    jobs = (path for path in _children(platform.folder / "jobs") if not path.name.startswith(prefixes))
-    temporary = (path for pattern in TEMPORARY for path in platform.folder.glob(pattern))
-    return Unused(
-        garbage=find_garbage(platform.store, referenced, now=now, grace=grace),
-        jobs=tuple(path for path in jobs if _newest(path) <= now - grace and not platform.is_running(path)),
-        temporary=tuple(path for path in temporary if _newest(path) <= now - grace),
-    )
 
 
 def remove(platform: Platform, unused: Unused) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from ganglion.cli import data_damage, data_quarantine
+from ganglion.cli import data_damage, data_delete, data_quarantine
 from ganglion.cli.data_dataset import (
     SHORT,
     describe_dataset,
@@ -38,6 +38,7 @@ from ganglion.cli.data_prepare import (
 )
 from ganglion.cli.data_source import Filters, Format, Key, Limit, Maps, Options, Paths, Query, SourceChoice, Table
 from ganglion.cli.data_tables import print_dataset, print_source
+from ganglion.cli.history import History
 from ganglion.cli.output import console, make_table, time_text, write_json
 from ganglion.core.errors import UserError
 from ganglion.core.resources import format_size, parse_size
@@ -338,6 +339,41 @@ def list_datasets(json_: AsJson = False) -> None:
             escape(source_text(one["source"])),
         )
     console().print(table)
+
+
+@app.command("delete")
+def delete_verb(
+    dataset: Dataset,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also if a run that is over, or a model, refers to it; these stay.")
+    ] = False,
+    json_: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document and nothing else; deletes only with --yes.")
+    ] = False,
+) -> None:
+    """Delete a prepared dataset: those of its files that no other dataset, run, earlier result or model refers to.
+
+    Examples:
+        ganglion data delete 3f2a9c01d2e4
+
+        ganglion data delete 3f2a9c01d2e4 --yes --force --json
+    """
+    with Platform() as platform:
+        digest = require_digest(dataset, platform.store)
+        found, history = open_digest(digest, platform.store), History(platform)
+        use = data_delete.find_use(digest, history)
+        use.check(dataset, force=force)
+        if not (yes or json_):
+            referring = f", to which {use.text} refers" if use.text else ""
+            what = f"{found.count:,} records, {format_size(found.artifact.size)}{referring}"
+            typer.confirm(f"Delete dataset {digest.removeprefix('sha256:')[:SHORT]} ({what})?", abort=True)
+        deleted = yes or not json_
+        freed = data_delete.delete_dataset(digest, history) if deleted else 0
+    if json_:
+        write_json({"dataset": digest, "deleted": deleted, "freed": freed, "runs": use.runs, "models": use.models})
+    else:
+        console().print(f"Deleted {digest}; freed {format_size(freed)}.", soft_wrap=True)
 
 
 def _prepare(

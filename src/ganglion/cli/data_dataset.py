@@ -94,6 +94,7 @@ def describe_dataset(dataset: PreparedDataset) -> dict[str, Any]:
         "count": dataset.count,
         "size": dataset.artifact.size,
         "schema": describe_schema(dataset.schema),
+        "classes": {column: list(names) for column, names in manifest.classes.items()},
         "generations": list(dataset.generations),
         "segments": len(manifest.segments),
         "read": sum(account.read for account in accounts),

@@ -121,14 +121,11 @@ class Pace:
         self._first: Progress | None = None
 
     def take(self, progress: Progress) -> tuple[float, float]:
-        """Records and bytes in a second up to now."""
+        """Records and bytes in a second up to now; told for the first time before anything is done."""
         if self._first is None:
-            self._first, self.earlier = progress, progress.pieces - 1
-        before = self.earlier / self._first.pieces  # of an earlier attempt only the number of pieces is known
+            self._first, self.earlier = progress, progress.pieces
         spent = max(self._clock() - self._start, 1e-3)
-        records, size = (
-            (getattr(progress, name) - before * getattr(self._first, name)) / spent for name in ("records", "size")
-        )
+        records, size = ((getattr(progress, name) - getattr(self._first, name)) / spent for name in ("records", "size"))
         return records, size
 
 

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from ganglion import __version__
-from ganglion.cli import data, export, models, runs
+from ganglion.cli import data, export, keys, models, runs, services
 from ganglion.cli.clean import clean
 from ganglion.cli.delete import delete
 from ganglion.cli.doctor import doctor
@@ -39,6 +39,8 @@ app.command("run-script")(run_script)
 app.command("train")(train)
 app.add_typer(runs.app, name="runs")
 app.add_typer(models.app, name="models")
+app.add_typer(keys.app, name="keys")
+app.add_typer(services.app, name="services")
 app.add_typer(data.app, name="data")
 app.add_typer(export.app, name="export")
 for verb in (stop, delete, clean, serve, predict, doctor):

@@ -69,8 +69,13 @@ def time_text(at: float | None) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at)) if at is not None else ""
 
 
-PROGRESS = frozenset({"progress", "step", "steps", "epoch", "epochs", "step_loss"})
-"""Metrics that say how far something is, not how good."""
+PROGRESS = frozenset(
+    {
+        *("progress", "step", "steps", "epoch", "epochs", "step_loss"),
+        *("input_share", "compute_share", "communication_share", "memory_share", "overhead_share"),
+    }
+)
+"""Metrics that say how far something is and where its time goes, not how good it is."""
 
 
 def metrics_text(metrics: dict[str, float]) -> str:

@@ -17,18 +17,21 @@ from rich.markup import escape
 from ganglion.cli.output import console, metrics_text, state_text, write_json
 from ganglion.core import errors
 from ganglion.core.errors import ConfigurationError, UserError, suggest
-from ganglion.core.ids import RandomIds
 from ganglion.core.project import find_folder
 from ganglion.core.registry import load_file
 from ganglion.core.resources import parse_size
 
 if TYPE_CHECKING:
+    from ganglion.artifacts.store import Artifact
+    from ganglion.core.events import Event
     from ganglion.execution.outcome import Outcome
+    from ganglion.execution.spec import Gang
     from ganglion.execution.supervisor import Job
     from ganglion.pipelines.train import Training
     from ganglion.platform import Platform
     from ganglion.testing.faults import Fault
     from ganglion.training import TrainingPlan
+    from ganglion.workflow.single_job import SingleJob
 
 
 def train(
@@ -58,6 +61,10 @@ def train(
         str | None,
         typer.Option(metavar="SPEC", help="Faults on purpose: `kill: rank=1, step=3; ...`, `seed=N` or a .json file."),
     ] = None,
+    fix_input: Annotated[
+        bool,
+        typer.Option("--fix-input", help="More threads or processes and memory for the records; the same result."),
+    ] = False,
     backend: Annotated[str | None, typer.Option(help="Where to run: local or ray; else as ganglion.toml says.")] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print the end as one JSON document, nothing else.")] = False,
 ) -> None:
@@ -70,6 +77,7 @@ def train(
 
         ganglion train recipes/one_network.py --workers 4 --faults "kill: rank=1, step=20; stop: rank=2, step=50"
     """
+    from ganglion.pipelines.faster_input import FasterInput, faster_input
     from ganglion.platform import Platform, load_configuration
 
     training = load_training(target)
@@ -85,14 +93,25 @@ def train(
             *([f"init_from={_folder_of(init_from, platform)}"] if init_from else ()),
         ]
         plan = _plan(training, overrides, limit, platform)
+        fixed = faster_input(plan, workers=workers) if fix_input else FasterInput(plan, ())
+        plan = fixed.plan
         script, scratch = _script(faults, workers, plan)
-        with scratch as place:
-            outcome = _run(
-                platform, plan, target, workers, min_workers, cpu, memory, script, place, None if json_ else out
-            )
+        spec = _spec(platform, plan, target, workers, min_workers, cpu, memory)
+        parameters = {"workers": workers, "set": overrides}
+        with (
+            scratch as place,
+            platform.single_job(target, step="train", kind="train", parameters=parameters, seed=plan.seed) as books,
+        ):
+            outcome = _run(platform, spec, books, script, place, None if json_ else out)
             document = _document(outcome, script, place)
-        if publish and outcome.succeeded:
-            document["published"] = [publish, platform.repository.publish(publish, _artifact(outcome, platform))]
+            document["run"] = books.run
+            if publish and outcome.succeeded:
+                version = platform.repository.publish(publish, _artifact(outcome, platform))
+                document["published"] = [publish, version]
+                books.published(publish, version, _made(outcome)[0], outcome.value["metrics"])
+            books.finish(outcome, _made(outcome))
+        if fix_input:
+            document["fixed_input"] = list(fixed.changes)
     if json_:
         write_json(document)
     else:
@@ -159,7 +178,7 @@ def _script(
     return parse(text, workers=workers, steps=plan.max_steps or 10), tempfile.TemporaryDirectory(prefix="ganglion-")
 
 
-def _run(
+def _spec(
     platform: Platform,
     plan: TrainingPlan,
     target: str,
@@ -167,17 +186,12 @@ def _run(
     min_workers: int | None,
     cpu: float,
     memory: str | None,
-    script: tuple[Fault, ...],
-    place: str,
-    out: Console | None,
-) -> Outcome:
-    from ganglion.testing.faults import with_faults
+) -> Gang:
     from ganglion.training import gang
-    from ganglion.training.progress import ProgressBar
 
-    spec = gang(
+    return gang(
         plan,
-        id=RandomIds().new("training"),
+        id="training",
         workers=workers,
         min_workers=min_workers,
         store=platform.store.root,
@@ -185,10 +199,25 @@ def _run(
         memory=parse_size(memory) if memory else 0,
         import_path=(str(Path(target.partition(":")[0]).resolve().parent),),
     )
+
+
+def _run(
+    platform: Platform, spec: Gang, books: SingleJob, script: tuple[Fault, ...], place: str, out: Console | None
+) -> Outcome:
+    from ganglion.testing.faults import with_faults
+    from ganglion.training.progress import ProgressBar
+
+    spec = msgspec.structs.replace(spec, id=books.job, labels={"run": books.run, "step": "train"})
     if script:
         spec = with_faults(spec, script, Path(place))
     with nullcontext() if out is None else ProgressBar(out) as progress:
-        return _wait(platform.supervisor.submit(spec, progress))
+
+        def hear(event: Event) -> None:
+            books(event)
+            if progress is not None:
+                progress(event)
+
+        return _wait(platform.supervisor.submit(spec, hear))
 
 
 def _wait(job: Job) -> Outcome:
@@ -198,6 +227,13 @@ def _wait(job: Job) -> Outcome:
             return job.wait()
         except KeyboardInterrupt:
             job.cancel()
+
+
+def _made(outcome: Outcome) -> list[Artifact]:
+    from ganglion.artifacts.store import Artifact
+
+    made = outcome.value["artifact"] if outcome.succeeded and outcome.value else None
+    return [msgspec.convert(made, Artifact)] if made else []
 
 
 def _artifact(outcome: Outcome, platform: Platform) -> tuple[Any, str]:
@@ -225,12 +261,27 @@ def _summarise(document: dict[str, Any], out: Console) -> None:
             out.print(f"{result['bad_slices']} slices could not be used and were left out")
         if result["stopped"]:
             out.print(f"ended early: {escape(result['stopped'])}", soft_wrap=True)
+        for line in _diagnosis_lines(result["diagnosis"]):
+            out.print(line, soft_wrap=True, markup=False, highlight=False)
+    for change in document.get("fixed_input", ()):
+        out.print(f"--fix-input: {change}", soft_wrap=True, markup=False, highlight=False)
     if "published" in document:
         out.print("published {} version {}".format(*document["published"]))
     if "faults" in document:
         out.print(f"{len(document['faults']['happened'])} faults happened")
     why = f": {escape(document['message'])}" if document["message"] else ""
     out.print(f"{state_text(document['state'])}{why}", soft_wrap=True)
+
+
+def _diagnosis_lines(document: dict[str, Any]) -> list[str]:
+    """What the training was bound by, why that is known, and what can be done; nothing where it is not known."""
+    from ganglion.training.diagnosis import Verdict
+
+    verdict = msgspec.convert(document, Verdict)
+    if not verdict.summary:
+        return []
+    headline = f"{verdict.summary}: {verdict.cause}" if verdict.cause else verdict.summary
+    return [headline, *(f"  {line}" for line in verdict.evidence), *(f"  try: {line}" for line in verdict.remedies)]
 
 
 def _leave(outcome: Outcome) -> None:

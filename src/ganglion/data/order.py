@@ -16,7 +16,7 @@ import hashlib
 import math
 import struct
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Any, TypeAlias
 
 import msgspec
@@ -36,10 +36,12 @@ LARGEST = 2**62
 
 _SIDES_TRIED = 64
 _SMALL, _FEW_ROUNDS, _MANY_ROUNDS = 1024, 4, 8  # a function of a handful of values mixes little in one round
+_TABULATED = 2048  # a side's draws up to this many fit in the processor's first cache, and looking one up is faster
 _MULTIPLIERS = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD1B54A32D192ED03)
 _HALF = np.uint64(32)
 _Key: TypeAlias = "np.uint64 | _Cells"
 _Step: TypeAlias = "Callable[[_Permutation, _Cells, _Key], _Cells]"
+_Draw: TypeAlias = "Callable[[_Cells], _Cells]"
 _NONE = np.uint64(0)
 
 
@@ -145,20 +147,40 @@ class _Permutation:
         rounds = _FEW_ROUNDS if count > _SMALL else _MANY_ROUNDS
         stream = hashlib.shake_128(struct.pack("<QQQ", count, seed, epoch)).digest(16 * rounds)
         self._rounds = tuple(np.frombuffer(stream, "<u8").reshape(rounds, 2))
+        self._cells_seen = 0
 
     def forward(self, cells: _Cells, tweak: _Key = _NONE) -> _Cells:
         row, column = self._split(cells)
-        for row_key, column_key in self._rounds:
-            row = _add(row, _draw(column, row_key ^ tweak, self._rows), self._rows)
-            column = _add(column, _draw(row, column_key ^ tweak, self._columns), self._columns)
+        for draw_row, draw_column in self._draws(cells.size, tweak):
+            row = _add(row, draw_row(column), self._rows)
+            column = _add(column, draw_column(row), self._columns)
         return row * self._columns + column
 
     def backward(self, cells: _Cells, tweak: _Key = _NONE) -> _Cells:
         row, column = self._split(cells)
-        for row_key, column_key in reversed(self._rounds):
-            column = _subtract(column, _draw(row, column_key ^ tweak, self._columns), self._columns)
-            row = _subtract(row, _draw(column, row_key ^ tweak, self._rows), self._rows)
+        for draw_row, draw_column in reversed(self._draws(cells.size, tweak)):
+            column = _subtract(column, draw_column(row), self._columns)
+            row = _subtract(row, draw_row(column), self._rows)
         return row * self._columns + column
+
+    def _draws(self, size: int, tweak: _Key) -> list[tuple[_Draw, _Draw]]:
+        """What each round adds to rows, of the column, and to columns, of the row; for `size` cells."""
+        if tweak is _NONE and max(self._rows, self._columns) <= _TABULATED:
+            self._cells_seen += size
+            if self._cells_seen >= self._rows:  # else the tables would cost more than they save
+                return self._tables
+        return [
+            (partial(_draw, key=row_key ^ tweak, side=self._rows), partial(_draw, key=key ^ tweak, side=self._columns))
+            for row_key, key in self._rounds
+        ]
+
+    @cached_property
+    def _tables(self) -> list[tuple[_Draw, _Draw]]:
+        rows, columns = (np.arange(side, dtype=np.uint64) for side in (self._rows, self._columns))
+        return [
+            (_look_up(_draw(columns, row_key, self._rows)), _look_up(_draw(rows, column_key, self._columns)))
+            for row_key, column_key in self._rounds
+        ]
 
     def _split(self, cells: _Cells) -> tuple[_Cells, _Cells]:
         row = cells // self._columns
@@ -208,18 +230,31 @@ def _draw(values: _Cells, key: _Key, side: np.uint64) -> _Cells:
     return mixed
 
 
+def _look_up(table: _Cells) -> _Draw:
+    """The draws in a table, by their numbers."""
+
+    def draw(values: _Cells) -> _Cells:
+        return table.take(values.view(np.int64), mode="clip")  # all are inside; checking is what the other modes do
+
+    return draw
+
+
 def _add(values: _Cells, terms: _Cells, side: np.uint64) -> _Cells:
-    """`(values + terms) % side`, both below `side`: what is below it wraps around when `side` is taken off."""
-    total = values + terms
-    wrapped: _Cells = np.minimum(total, total - side)
-    return wrapped
+    """`(values + terms) % side`, both below `side`: what is below it wraps around when `side` is taken off.
+
+    Terms are overwritten.
+    """
+    total = np.add(values, terms, out=terms)
+    return np.minimum(total, total - side, out=total)
 
 
 def _subtract(values: _Cells, terms: _Cells, side: np.uint64) -> _Cells:
-    """`(values - terms) % side`, both below `side`: what is negative has wrapped around, and comes back with `side`."""
-    total = values - terms
-    wrapped: _Cells = np.minimum(total, total + side)
-    return wrapped
+    """`(values - terms) % side`, both below `side`: what is negative has wrapped around, and comes back with `side`.
+
+    Terms are overwritten.
+    """
+    total = np.subtract(values, terms, out=terms)
+    return np.minimum(total, total + side, out=total)
 
 
 def _check_word(name: str, value: int) -> None:

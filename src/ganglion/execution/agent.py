@@ -5,8 +5,11 @@ A backend calls `run` in the main thread of the member's process and keeps the r
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import faulthandler
 import hmac
+import math
 import os
 import select
 import signal
@@ -31,6 +34,7 @@ from ganglion.execution.control import (
     Hello,
     Joined,
     Message,
+    Pulse,
     Ready,
     Report,
     Sample,
@@ -40,6 +44,7 @@ from ganglion.execution.control import (
 from ganglion.execution.entry import Entry
 from ganglion.execution.exits import AgentReport
 from ganglion.execution.member import Member, connect, set_current_member
+from ganglion.execution.presence import PULSE, UNANSWERED
 from ganglion.execution.rendezvous import environment, hold_port
 from ganglion.execution.spec import Gang, MemberPlan, OnControlLoss, Service, Task, plan_members
 
@@ -50,7 +55,12 @@ FIRST_SAMPLE = 0.1
 """Seconds until the first sample of an entry that takes longer than that."""
 
 REDIAL_INTERVAL = 0.2
-"""Seconds between two attempts to reach a new controller."""
+"""Seconds between two attempts to reach a new controller, or one that was cut off."""
+
+CUT_OFF = 60.0
+"""Seconds for which a member that stops with its controller waits for one that it cannot reach."""
+
+_UNREACHABLE = (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN)
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _ALLOCATION_WORDS = ("can't allocate memory", "cannot allocate memory", "std::bad_alloc", "out of memory")
@@ -138,6 +148,8 @@ class _Agent:
         self.finished = False
         self.endpoint = ""
         self.sample_at = time.monotonic() + FIRST_SAMPLE
+        self.pulse_at = 0.0 if launch.control.startswith("tcp:") and _is_elastic(plan) else math.inf
+        self.unanswered: float | None = None
         self.follower = threading.Thread(target=self.follow, name="ganglion-control", daemon=True)
         self.joined = threading.Event()
         self.lock = threading.Lock()
@@ -233,35 +245,69 @@ class _Agent:
         decoder = msgspec.msgpack.Decoder(AnyDown)
         while True:
             reader = FrameReader()
+            gone = True
             try:
                 while data := self.receive():
                     for frame in reader.feed(data):
                         self.obey(decoder.decode(frame))
-            except OSError:
-                pass  # a reset is a loss like an end of file
+            except OSError as error:
+                gone = error.errno not in _UNREACHABLE  # a reset is a loss like an end of file
             if self.finished:
                 return
-            if self.plan.spec.on_control_loss is OnControlLoss.STOP:
+            if gone and self.stops:
                 self.abandon()
             self.redial()
 
     def receive(self) -> bytes:
-        """What comes next; samples, which are also the sign of life, go out while nothing does."""
+        """What comes next; signs of life go out while nothing does.
+
+        Raises:
+            OSError: the controller is gone, or cannot be reached.
+        """
         poll = select.poll()
         poll.register(self.channel, select.POLLIN)
-        while not poll.poll(1000.0 * max(0.0, self.sample_at - time.monotonic())) or time.monotonic() >= self.sample_at:
-            self.sample_at = time.monotonic() + SAMPLE_INTERVAL
+        while True:
+            self.speak()
+            if poll.poll(1000.0 * max(0.0, min(self.sample_at, self.pulse_at) - time.monotonic())):
+                self.unanswered = None
+                return self.channel.recv(65536)
+            if self.unanswered is not None and time.monotonic() - self.unanswered >= UNANSWERED and not poll.poll(0):
+                raise TimeoutError(errno.ETIMEDOUT, "the controller does not answer")
+
+    def speak(self) -> None:
+        """Send the samples and pulses that are due."""
+        now = time.monotonic()
+        if now >= self.sample_at:
+            self.sample_at = now + SAMPLE_INTERVAL
             self.measure()
-        return self.channel.recv(65536)
+        if now >= self.pulse_at:
+            self.push(Pulse(gap=max(0.0, PULSE + now - self.pulse_at) if self.pulse_at else PULSE))
+            self.pulse_at = now + PULSE
+            self.unanswered = now if self.unanswered is None else self.unanswered
+
+    @property
+    def stops(self) -> bool:
+        """Whether this process ends with its controller."""
+        return self.plan.spec.on_control_loss is OnControlLoss.STOP
 
     def redial(self) -> None:
+        """Dial until somebody answers: a new controller, or the old one, which could not be reached."""
+        with contextlib.suppress(OSError):
+            self.channel.shutdown(socket.SHUT_RDWR)  # so that nobody goes on writing to it
+        self.unanswered = None
+        self.pulse_at = 0.0 if self.pulse_at < math.inf else math.inf
+        until = time.monotonic() + CUT_OFF
         while not self.finished:
             try:
-                channel = connect(self.launch.control)
-            except OSError:
+                channel = connect(self.launch.control, UNANSWERED)
+            except OSError as error:
+                if self.stops and (isinstance(error, ConnectionRefusedError) or time.monotonic() >= until):
+                    self.abandon()
                 time.sleep(REDIAL_INTERVAL)
                 continue
+            channel.settimeout(None)
             with self.lock:
+                self.channel.close()
                 self.channel = channel
             self.greet()
             return
@@ -281,6 +327,10 @@ class _Agent:
     def measure(self) -> None:
         memory, threads = _memory_and_threads()
         self.push(Sample(cpu_seconds=time.process_time(), memory=memory, threads=threads))
+
+
+def _is_elastic(plan: MemberPlan) -> bool:
+    return isinstance(plan.spec, Gang) and plan.spec.elastic
 
 
 def _memory_and_threads() -> tuple[int, int]:

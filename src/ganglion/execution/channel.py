@@ -15,7 +15,8 @@ import msgspec
 
 from ganglion.core.errors import ControlError
 from ganglion.core.log import get_logger
-from ganglion.execution.control import AnyDown, AnyUp, FrameReader, Hello, encode
+from ganglion.execution.control import AnyDown, AnyUp, Echo, FrameReader, Hello, Pulse, encode
+from ganglion.execution.member import break_when_dead
 
 Receive = Callable[[Hello, AnyUp], None]
 """Takes the greeting of a connection and a message from it (the greeting itself first); returns at once."""
@@ -115,6 +116,8 @@ class ControlServer:
         except BlockingIOError:
             return False
         channel.setblocking(False)
+        if channel.family != socket.AF_UNIX:
+            break_when_dead(channel)
         self._selector.register(channel, selectors.EVENT_READ, _Connection(channel))
         return True
 
@@ -167,14 +170,18 @@ class ControlServer:
             connection.hello = message
             with self._lock:
                 self._connections[message.job, message.member] = connection
+        if isinstance(message, Pulse):
+            with self._lock:
+                connection.outbox += encode(Echo())
+            self._write(connection)
         self._receive(connection.hello, message)
 
     def _write(self, connection: _Connection) -> None:
         with self._lock:
-            sent = connection.channel.send(connection.outbox)
-            del connection.outbox[:sent]
-            if not connection.outbox:
-                self._selector.modify(connection.channel, selectors.EVENT_READ, connection)
+            with contextlib.suppress(BlockingIOError):
+                del connection.outbox[: connection.channel.send(connection.outbox)]
+            wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if connection.outbox else 0)
+            self._selector.modify(connection.channel, wanted, connection)
 
     def _drop(self, connection: _Connection) -> None:
         with contextlib.suppress(KeyError, ValueError):  # dropped already, while its process was being settled

@@ -1,8 +1,9 @@
 """The control channel between the supervisor and the agent in each member.
 
 The agent dials the supervisor and identifies itself with a token. Frames are a four-byte big-endian length and one
-msgpack-encoded message. Up go `Hello`, `Ready`, `Report`, `Sample` and `Accuse`; down go `Joined` (the membership) and
-`Message`. The channel is the same on every backend; a closed channel means that the other side is gone.
+msgpack-encoded message. Up go `Hello`, `Ready`, `Report`, `Sample`, `Accuse` and `Pulse`; down go `Joined` (the
+membership), `Message` and `Echo`. The channel is the same on every backend; a closed channel means that the other side
+is gone, a silent one that it cannot be reached.
 """
 
 from __future__ import annotations
@@ -75,6 +76,16 @@ class Accuse(Up, frozen=True, kw_only=True, tag="accuse"):
     attempt: int
 
 
+class Pulse(Up, frozen=True, kw_only=True, tag="pulse"):
+    """A sign of life of a member of an elastic gang, where a network is in between; answered with an `Echo`.
+
+    Attributes:
+        gap: seconds since the one before it, for which the member itself is to blame.
+    """
+
+    gap: float
+
+
 class Down(msgspec.Struct, frozen=True, kw_only=True, tag_field="down"):
     """Base of what the supervisor says."""
 
@@ -91,8 +102,12 @@ class Message(Down, frozen=True, kw_only=True, tag="message"):
     value: Any
 
 
-AnyUp = Hello | Ready | Report | Sample | Accuse
-AnyDown = Joined | Message
+class Echo(Down, frozen=True, kw_only=True, tag="echo"):
+    """The answer to a `Pulse`: the controller can be reached."""
+
+
+AnyUp = Hello | Ready | Report | Sample | Accuse | Pulse
+AnyDown = Joined | Message | Echo
 
 _encoder = msgspec.msgpack.Encoder()
 

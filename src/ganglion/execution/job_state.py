@@ -9,6 +9,7 @@ import msgspec
 from ganglion.core.events import Exit
 from ganglion.execution.exits import StopReason
 from ganglion.execution.outcome import Outcome
+from ganglion.execution.presence import Presence
 from ganglion.execution.spec import AnySpec, MemberPlan
 
 
@@ -41,6 +42,9 @@ class MemberState(msgspec.Struct, frozen=True, kw_only=True):
         seen: when it last gave a sign of life; `None` before it joined.
         address: where its peers reach it.
         endpoint: where it serves.
+        entered: generation of the membership from which on it has taken part without a break.
+        presence: its pulses, if it has any.
+        away: it cannot be reached and is left out until it can.
         reason: why it was asked to stop.
         resume_at: when its back-off ends.
         leaving: it is not started again once it has ended (scaled down).
@@ -55,6 +59,9 @@ class MemberState(msgspec.Struct, frozen=True, kw_only=True):
     seen: float | None = None
     address: str = ""
     endpoint: str = ""
+    entered: int = 0
+    presence: Presence | None = None
+    away: bool = False
     reason: StopReason | None = None
     resume_at: float | None = None
     leaving: bool = False
@@ -71,6 +78,7 @@ class JobState(msgspec.Struct, frozen=True, kw_only=True):
         admitted: whether the members that start together have their resources.
         generation: of the membership that was last broadcast.
         restarts: how many restarts have been used.
+        look_at: nobody is missed before; the machine was late, or had nobody to compare with.
         formed: the members of an elastic gang take part: all that start together were ready at the same time.
         regrouping: everybody is being stopped in order to start again together.
         ending: how the job will end once its members are gone.
@@ -83,6 +91,7 @@ class JobState(msgspec.Struct, frozen=True, kw_only=True):
     admitted: bool = False
     generation: int = 0
     restarts: int = 0
+    look_at: float = 0.0
     formed: bool = False
     regrouping: bool = False
     ending: Outcome | None = None

@@ -12,6 +12,8 @@ The rules:
   stopped at once.
 - An elastic gang (`Gang.elastic`) goes on without those it lost while they are replaced, and is told so at once. It
   ends with the first member that returns, and fails with the first that raises.
+- A member of an elastic gang that cannot be reached (`presence`) is left out of the membership until it is heard of
+  again; its process is given up only after `lost_after`, or a time that suits anybody.
 - A job ends with the members that complete; the others (parameter servers) are then drained. Replicas never complete:
   a service ends when it is drained or cancelled.
 """
@@ -28,6 +30,7 @@ from ganglion.execution.instructions import Broadcast, Finish, Instruction, Rele
 from ganglion.execution.job_state import LIVE, JobState, MemberState, Phase
 from ganglion.execution.member import Membership, Peer
 from ganglion.execution.outcome import Outcome, OutcomeState
+from ganglion.execution.presence import LATE, PULSE, Presence, due, hear, silent
 from ganglion.execution.signals import (
     Accused,
     Admitted,
@@ -46,6 +49,10 @@ from ganglion.execution.spec import AnySpec, Gang, MemberPlan, Service, plan_rep
 
 FAILURE_GRACE = 0.3
 """Seconds that the other members of a failed gang get to end: their work is lost anyway."""
+
+SILENT_FOR = 120.0
+"""Seconds without a sign of life after which a member that takes part in an elastic gang is given up, if its spec does
+not say; a library that lets no other thread run for a while is no reason to."""
 
 STEADY = 60.0
 """Seconds after which a member that stayed up has its earlier failures forgiven when its back-off is computed."""
@@ -82,9 +89,11 @@ def deadline(state: JobState) -> float | None:
     spec = state.spec
     times = [_admission_limit(state)]
     for member in state.members.values():
-        times += [at for at, _reason in _limits(spec, member)]
+        times += [_due(at, reason, state) for at, reason in _limits(spec, member)]
         if member.phase is Phase.BACKOFF and member.resume_at is not None and not state.regrouping:
             times.append(member.resume_at)
+    if state.ending is None and (missed := due(_presences(state).values())) is not None:
+        times.append(max(missed, state.look_at))
     earliest = min(times)
     return earliest if earliest < math.inf else None
 
@@ -93,6 +102,15 @@ def _admission_limit(state: JobState) -> float:
     """When a job that has not got its resources gives up."""
     patience = state.spec.admission_timeout
     return math.inf if state.admitted or patience is None else state.submitted + patience
+
+
+def _presences(state: JobState) -> dict[str, Presence]:
+    """The pulses of those who take part."""
+    return {
+        name: member.presence
+        for name, member in state.members.items()
+        if member.presence is not None and member.phase is Phase.READY and not member.away
+    }
 
 
 def _limits(spec: AnySpec, member: MemberState) -> list[tuple[float, StopReason]]:
@@ -104,9 +122,20 @@ def _limits(spec: AnySpec, member: MemberState) -> list[tuple[float, StopReason]
         limits.append((member.since + spec.timeout, StopReason.TIMED_OUT))
     if isinstance(spec, Service) and member.phase is not Phase.READY:
         limits.append((member.since + spec.readiness_timeout, StopReason.TIMED_OUT))
-    if spec.lost_after is not None and member.seen is not None:
-        limits.append((member.seen + spec.lost_after, StopReason.LOST))
+    if member.seen is not None and (patience := _patience(spec, member)) is not None:
+        limits.append((member.seen + patience, StopReason.LOST))
     return limits
+
+
+def _patience(spec: AnySpec, member: MemberState) -> float | None:
+    """Seconds without a sign of life after which a member is given up."""
+    takes_part = isinstance(spec, Gang) and spec.elastic and member.phase is Phase.READY
+    return SILENT_FOR if spec.lost_after is None and takes_part else spec.lost_after
+
+
+def _due(at: float, reason: StopReason, state: JobState) -> float:
+    """When a limit counts; whoever seems lost is heard first, if the machine was late."""
+    return max(at, state.look_at) if reason is StopReason.LOST else at
 
 
 class _Transition:
@@ -115,6 +144,7 @@ class _Transition:
     def __init__(self, state: JobState, now: float) -> None:
         self.state = state
         self.now = now
+        self.late = now > (deadline(state) or math.inf) + LATE
         self.instructions: list[Instruction] = []
 
     # state
@@ -151,9 +181,9 @@ class _Transition:
                 self.join(name, attempt, address, endpoint)
             case Ready(member=name, attempt=attempt, endpoint=endpoint):
                 self.serve(name, attempt, endpoint)
-            case Alive(member=name, attempt=attempt):
+            case Alive(member=name, attempt=attempt, pulse=pulse):
                 if member := self.current(name, attempt):
-                    self.put(member, seen=self.now)
+                    self.notice(member, pulse)
             case Ended(member=name, attempt=attempt, evidence=evidence):
                 if member := self.current(name, attempt):
                     self.end(member, evidence)
@@ -209,6 +239,8 @@ class _Transition:
             attempt=member.attempt + 1,
             since=self.now,
             seen=None,
+            presence=None,
+            away=False,
             address="",
             endpoint="",
             reason=None,
@@ -223,13 +255,26 @@ class _Transition:
         if member.phase is Phase.STARTING:
             member = self.put(member, phase=Phase.RUNNING, seen=self.now, address=address)
             self.broadcast()
+        elif self.elastic and not endpoint:
+            self.broadcast()  # it dialled again, and may have missed something
         if endpoint:
             self.serve(name, attempt, endpoint)
+
+    def notice(self, member: MemberState, pulse: float | None) -> None:
+        """A sign of life; whoever was left out takes part again."""
+        presence = member.presence if pulse is None else hear(member.presence, self.now, pulse)
+        member = self.put(member, seen=self.now, presence=presence)
+        if member.away:
+            self.serve(member.plan.member, member.attempt, member.endpoint)
 
     def serve(self, name: str, attempt: int, endpoint: str) -> None:
         member = self.current(name, attempt)
         if member is not None and member.phase is not Phase.STOPPING:
-            self.put(member, phase=Phase.READY, endpoint=endpoint, seen=self.now)
+            stayed = member.phase is Phase.READY and not member.away
+            entered = member.entered if stayed else self.state.generation + 1
+            presence = member.presence and hear(member.presence, self.now, 0.0)
+            member = self.put(member, phase=Phase.READY, endpoint=endpoint, seen=self.now, presence=presence)
+            self.put(member, away=False, entered=entered)
             if self.elastic:
                 self.form()
 
@@ -255,7 +300,8 @@ class _Transition:
                 rank=member.plan.rank,
                 address=member.address,
                 attempt=member.attempt,
-                endpoint=member.endpoint if self.state.formed else "",
+                endpoint=member.endpoint if self.state.formed and not member.away else "",
+                entered=member.entered,
             )
             for member in self.members
             if member.phase in (Phase.RUNNING, Phase.READY)
@@ -366,6 +412,8 @@ class _Transition:
 
     def enforce(self) -> None:
         """Act on every limit that has passed and every back-off that is over."""
+        if self.late and (self.elastic or self.state.spec.lost_after is not None):  # then it matters who was heard
+            self.change(look_at=self.now + PULSE)
         state, spec = self.state, self.state.spec
         if state.ending is None and self.now >= _admission_limit(state):
             needs = " + ".join(str(member.plan.resources) for member in self.members if member.plan.required)
@@ -373,10 +421,28 @@ class _Transition:
             self.finish_with(Outcome(state=OutcomeState.FAILED, message=message), StopReason.CANCELLED)
         for member in self.members:
             for at, reason in _limits(spec, member):
-                if self.now >= at and self.state.members[member.plan.member].phase is not Phase.STOPPING:
+                if (
+                    self.now >= _due(at, reason, self.state)
+                    and self.state.members[member.plan.member].phase is not Phase.STOPPING
+                ):
                     self.stop(member, reason, spec.grace)
         if self.state.ending is None:
+            self.miss()
             self.resume()
+
+    def miss(self) -> None:
+        """Leave out those who have become silent, unless it is this machine that was late or is cut off."""
+        presences = _presences(self.state)
+        missed = due(presences.values())
+        if missed is None or self.now < max(missed, self.state.look_at):
+            return
+        gone = silent(presences, self.now)
+        for name in gone:
+            self.put(self.state.members[name], away=True)
+        if gone:
+            self.broadcast()
+        else:
+            self.change(look_at=self.now + PULSE)
 
     def resume(self) -> None:
         waiting = [member for member in self.members if member.phase is Phase.BACKOFF]

@@ -27,7 +27,8 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True):
         rank: number within the gang.
         address: `host:port` that this member may bind for its peers; the port was free when it joined.
         attempt: 1 for the first try.
-        endpoint: where it takes part, once it has said so with `ready` and its gang is elastic.
+        endpoint: where it takes part, once it has said so with `ready`, its gang is elastic, and it can be reached.
+        entered: generation from which on it has taken part without a break.
     """
 
     member: str
@@ -37,6 +38,7 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True):
     address: str
     attempt: int = 1
     endpoint: str = ""
+    entered: int = 0
 
 
 class Membership(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,11 +104,22 @@ class Member:
     @membership.setter
     def membership(self, membership: Membership) -> None:
         self._membership = membership
+        self._wake()
+
+    def ask_to_leave(self) -> None:
+        """Set `draining`, and wake those who watch the membership."""
+        self.draining.set()
+        self._wake()
+
+    def _wake(self) -> None:
         for changed in self._watchers:
             changed()
 
     def watch(self, changed: Callable[[], None]) -> None:
-        """Have `changed` called after each change of the membership, in the thread that learns of it."""
+        """Have `changed` called after each change of the membership, in the thread that learns of it.
+
+        It is also called when this process is asked to leave.
+        """
         self._watchers.append(changed)
 
     @property
@@ -180,7 +193,19 @@ def connect(endpoint: str, timeout: float | None = None) -> socket.socket:
     host, _, port = rest.rpartition(":")
     client = _connect_tcp(host, int(port), timeout)
     client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    break_when_dead(client)
     return client
+
+
+def break_when_dead(connection: socket.socket) -> None:
+    """Have the kernel break a connection whose other host has gone without a word, instead of keeping it for hours.
+
+    It asks an idle host every few seconds (tcp(7)); a process that is only slow is answered for by its kernel.
+    """
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", 5), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 20_000)):
+        if hasattr(socket, name):
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def _connect_tcp(host: str, port: int, timeout: float | None) -> socket.socket:

@@ -39,10 +39,16 @@ class Ready(Signal, frozen=True):
 
 
 class Alive(Signal, frozen=True):
-    """A sign of life."""
+    """A sign of life.
+
+    Attributes:
+        pulse: of those that come so often that their absence tells something: seconds since the member had sent the one
+            before it.
+    """
 
     member: str
     attempt: int
+    pulse: float | None = None
 
 
 class Accused(Signal, frozen=True):

@@ -55,10 +55,12 @@ class Numerics(msgspec.Struct, frozen=True, kw_only=True):
         threads: intra-op threads of every numerical library.
         instructions: instruction set, as `ATEN_CPU_CAPABILITY` names it (`default`, `avx2`, `avx512`); empty for the
             best that the machine has.
+        mkl: mode of MKL's conditional numerical reproducibility (`MKL_CBWR`), such as `AUTO` or `AVX2`; empty for none.
     """
 
     threads: int = 1
     instructions: str = ""
+    mkl: str = ""
 
     def environment(self) -> dict[str, str]:
         """Environment variables that fix these numerics, to be set before any library is imported."""
@@ -68,6 +70,8 @@ class Numerics(msgspec.Struct, frozen=True, kw_only=True):
             variables["ATEN_CPU_CAPABILITY"] = self.instructions
             if self.instructions == "avx2":
                 variables["ONEDNN_MAX_CPU_ISA"] = "AVX2"
+        if self.mkl:
+            variables["MKL_CBWR"] = self.mkl
         return variables
 
 

@@ -35,7 +35,7 @@ from ganglion.core.log import get_logger
 from ganglion.execution import instructions, signals
 from ganglion.execution.backend import Backend, Handle, Launch
 from ganglion.execution.channel import ControlServer
-from ganglion.execution.control import Accuse, AnyUp, Hello, Joined, Message, Ready, Report, Sample
+from ganglion.execution.control import Accuse, AnyUp, Hello, Joined, Message, Pulse, Ready, Report, Sample
 from ganglion.execution.exits import Evidence, MemberEnded
 from ganglion.execution.job_state import JobState
 from ganglion.execution.lifecycle import advance, begin, deadline
@@ -207,6 +207,8 @@ class Supervisor:
                 self._sink(MemberReady(at=at, job=job, member=member, attempt=attempt, endpoint=endpoint))
             case Report(values=values):
                 self._sink(MemberReported(at=at, job=job, member=member, attempt=attempt, values=values))
+            case Pulse(gap=gap):
+                self._queue.put((job, signals.Alive(member, attempt, gap)))
             case Accuse(member=accused, attempt=number):
                 self._queue.put((job, signals.Accused(accused, number)))
             case Sample(cpu_seconds=cpu, memory=memory, threads=threads):

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import msgspec
 
@@ -22,8 +22,10 @@ from ganglion.execution.spec import AnySpec, Gang
 from ganglion.execution.supervisor import Supervisor
 from ganglion.export.order import StepOrder
 from ganglion.export.perform import perform
-from ganglion.serving.controller import SHARE, ModelServer
+from ganglion.serving.controller import ModelServer
+from ganglion.serving.options import ServingOptions
 from ganglion.serving.repository import ModelRepository
+from ganglion.serving.rollout import Canary
 
 
 def train(**order: Any) -> None:
@@ -69,15 +71,21 @@ class PodServer(ModelServer):
     def deploy(
         self,
         name: str,
-        version: int | None = None,
+        version: int | str | None = None,
         *,
-        replicas: int = 1,
-        resources: Resources = SHARE,
+        policy: Literal["latest", "specific", "all"] | None = None,
+        canary: float | Canary | None = None,
+        replicas: int | None = None,
+        resources: Resources | None = None,
+        options: ServingOptions | None = None,
         wait: bool = True,
         timeout: float = 120.0,
     ) -> int:
         """Serve a model with one replica, whatever the pipeline says; see `ModelServer.deploy`."""
-        return super().deploy(name, version, replicas=1, resources=resources, wait=wait, timeout=timeout)
+        chosen = options.resources if options is not None else resources
+        return super().deploy(
+            name, version, policy=policy, canary=canary, replicas=1, resources=chosen, wait=wait, timeout=timeout
+        )
 
 
 class GangPod:

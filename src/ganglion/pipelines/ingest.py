@@ -25,12 +25,14 @@ class TrainingData(msgspec.Struct, frozen=True, kw_only=True):
         split: into the parts `train` and `held_out`.
         count: records in all.
         image: height and width of the field `image`, if the records have one.
+        classes: names of the classes that labels number, where the source knows them.
     """
 
     dataset: Artifact
     split: Split
     count: int
     image: tuple[int, int] | None
+    classes: tuple[str, ...] = ()
 
 
 @operation(kind="ingestion", resources=Resources(cpu=0.5), preload=("numpy", "ganglion.data.preparation.driver"))
@@ -105,4 +107,5 @@ def training_data(prepared: PreparedDataset, held_out: float, split_seed: int) -
         split=Split({TRAIN: 1.0 - held_out, HELD_OUT: held_out}, split_seed),
         count=prepared.count,
         image=(image.shape[0], image.shape[1]) if image and len(image.shape) >= 2 else None,
+        classes=prepared.manifest.classes.get("label", ()),
     )

@@ -69,7 +69,7 @@ def train(
         epochs: passes over the training part; one, unless `max_steps` is among the settings.
         global_batch: records in a step, over all workers.
         seed: of weights, order and dropout; by default the step's own.
-        classes: names of the outputs.
+        classes: names of the outputs; by default those that the data knows.
         settings: any other field of `training.TrainingPlan` (`learning_rate`, `schedule`, `optimizer`, ...).
     """
     call = host.call
@@ -220,4 +220,5 @@ def plan_of(
         "export": Export(image=image, lineage={**lineage, "dataset": data.dataset.digest}),
         **settings,
     }
+    values["classes"] = values.get("classes") or data.classes
     return config.convert(TrainingPlan, msgspec.to_builtins(values), where=where)

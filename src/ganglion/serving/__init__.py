@@ -13,10 +13,18 @@ from ganglion.core.registry import lazy_names
 if TYPE_CHECKING:
     from ganglion.serving.client import Client
     from ganglion.serving.controller import ModelServer
+    from ganglion.serving.options import ServingOptions
     from ganglion.serving.repository import ModelRepository
+    from ganglion.serving.rollout import Canary
 
-__all__ = ["Client", "ModelRepository", "ModelServer"]
+__all__ = ["Canary", "Client", "ModelRepository", "ModelServer", "ServingOptions"]
 
-_MODULES = {"Client": "client", "ModelRepository": "repository", "ModelServer": "controller"}
+_MODULES = {
+    "Canary": "rollout",
+    "Client": "client",
+    "ModelRepository": "repository",
+    "ModelServer": "controller",
+    "ServingOptions": "options",
+}
 
 __getattr__ = lazy_names(__name__, _MODULES)

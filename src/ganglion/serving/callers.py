@@ -14,8 +14,12 @@ import msgspec
 from ganglion.core.config import Config
 from ganglion.core.errors import ConfigurationError
 
+ANONYMOUS = "anonymous"
+"""What callers without a key are called."""
+
 KEY_PREFIX = "gk_"
 _KEY_BYTES = 32
+_ID = 12
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 
@@ -45,11 +49,23 @@ class ApiKey(Config, frozen=True, kw_only=True):
         name: what the caller is called in metrics and in the log.
         digest: of the key, as `digest_of` gives it.
         limit: of this caller; `None` for what is said for all that have a key.
+        created: when the key was made, for a person.
     """
 
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
     digest: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
     limit: CallerLimit | None = None
+    created: str = ""
+
+    @property
+    def id(self) -> str:
+        """What the key is called in logs: of the digest as much as tells keys apart."""
+        return self.digest[:_ID]
+
+    @property
+    def caller(self) -> str:
+        """What the caller is called in metrics; not what those without a key are."""
+        return f"key {self.name}"
 
 
 class Callers(Config, frozen=True, kw_only=True):
@@ -64,6 +80,11 @@ class Callers(Config, frozen=True, kw_only=True):
     anonymous: CallerLimit | None = CallerLimit()
     authenticated: CallerLimit = CallerLimit()
     keys: tuple[ApiKey, ...] = ()
+
+    @property
+    def names(self) -> list[str]:
+        """What the callers are called in metrics."""
+        return [ANONYMOUS, *(key.caller for key in self.keys)]
 
     def __post_init__(self) -> None:
         for what in ("name", "digest"):

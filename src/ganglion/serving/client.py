@@ -1,18 +1,25 @@
-"""A client of the gateway: small, blocking, standard library only on the wire."""
+"""A client of the gateways: small, blocking, standard library only on the wire."""
 
 from __future__ import annotations
 
 import http.client
+import itertools
 import json
-import select
+import random
+import time
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote, urlsplit
 
 from ganglion.core.errors import ControlError, GanglionError, UserError
+from ganglion.serving.client_connection import Answer, ConnectionPool
+from ganglion.serving.retries import RetryBudget, pause_before
+
+_REFUSED = (429, 503)
+"""What was refused before anything was done, with a hint when to try again."""
 
 
 class ServiceError(GanglionError):
@@ -28,22 +35,32 @@ class ServiceError(GanglionError):
 
 
 class Client:
-    """Asks a gateway over one kept connection; not for several threads at once.
+    """Asks the gateways of a service; from any number of threads at once.
+
+    A prediction changes nothing, so what gets no answer is asked again, on another connection and so by another gateway
+    where there are several: at most `retries` times, after growing pauses, as far as a budget allows. What was refused
+    with a hint when to try again (429 and 503) is asked again then. `timeout` bounds all of it.
 
     Args:
-        url: of the gateway, such as `http://127.0.0.1:8501`.
-        timeout: seconds for each answer.
+        url: of the gateways, such as `http://127.0.0.1:8501`.
+        timeout: seconds for each answer, retries included; the service is told what is left of it.
+        retries: how often one request is asked again at most; 0 for never.
+        key: API key, if the service wants one.
 
     Raises:
         UserError: the URL is not of that form.
     """
 
-    def __init__(self, url: str, *, timeout: float = 60.0) -> None:
+    def __init__(self, url: str, *, timeout: float = 60.0, retries: int = 5, key: str = "") -> None:
         parts = urlsplit(url if "//" in url else f"http://{url}")
         if parts.scheme != "http" or not parts.hostname or parts.path not in ("", "/"):
             raise UserError(f"{url!r} is not the address of a service; write for example http://127.0.0.1:8501.")
         self.url = f"http://{parts.netloc}"
-        self._connection = http.client.HTTPConnection(parts.hostname, parts.port or 80, timeout=timeout)
+        self._timeout = timeout
+        self._retries = retries
+        self._headers = {"authorization": f"Bearer {key}"} if key else {}
+        self._connections = ConnectionPool(parts.hostname, parts.port or 80)
+        self._budget = RetryBudget()
 
     def predict(
         self,
@@ -53,7 +70,7 @@ class Client:
         images: Sequence[bytes | Path] | None = None,
         version: int | None = None,
     ) -> list[Any]:
-        """Predictions for instances or for encoded images.
+        """Predictions for instances or for encoded images, in the form of TensorFlow Serving.
 
         Args:
             model: name of a model or an ensemble.
@@ -67,18 +84,44 @@ class Client:
         Raises:
             UserError: not exactly one of `instances` and `images` is given, or a file cannot be read.
             ServiceError: the service refused or failed.
-            ControlError: no service answers; the request may or may not have been carried out.
+            ControlError: no service answers in time.
         """
         if (instances is None) == (images is None):
             raise UserError("Give either instances or images.")
         rows: Any = [_encode_image(image) for image in images] if images is not None else instances
-        answer = self._ask(
-            "POST", f"{_path(model, version)}:predict", json.dumps({"instances": rows}, default=_plain).encode()
-        )
+        body = json.dumps({"instances": rows}, default=_plain).encode()
+        answer = self._ask("POST", f"{_path(model, version)}:predict", body)
         predictions = answer.get("predictions")
         if not isinstance(predictions, list):
             raise ServiceError(200, f"{self.url} gave no predictions; is it a model service?")
         return predictions
+
+    def infer(self, model: str, inputs: Mapping[str, Any], *, version: int | None = None) -> dict[str, Any]:
+        """Outputs for whole tensors, which travel in binary, by the Open Inference Protocol.
+
+        Args:
+            model: name of a model or an ensemble.
+            inputs: NumPy arrays by name; the first dimension is that of the instances.
+            version: a version other than the one that is served by default.
+
+        Returns:
+            NumPy arrays by name of the output.
+
+        Raises:
+            UserError: a type has no name in the protocol.
+            ServiceError: the service refused or failed.
+            ControlError: no service answers in time.
+        """
+        from ganglion.serving import binary_tensors
+
+        suffix = "" if version is None else f"/versions/{version}"
+        body, headers = binary_tensors.encode(inputs)
+        answer = self._answer("POST", f"/v2/models/{quote(model, safe='')}{suffix}/infer", body, headers)
+        try:
+            outputs: dict[str, Any] = binary_tensors.decode(answer.body, answer.headers)
+        except (KeyError, ValueError, TypeError) as error:
+            raise ServiceError(200, f"{self.url} gave no tensors: {error}.") from error
+        return outputs
 
     def status(self, model: str, version: int | None = None) -> list[dict[str, Any]]:
         """Versions of a model and their states, newest first, as TensorFlow Serving gives them."""
@@ -95,8 +138,8 @@ class Client:
         return found
 
     def close(self) -> None:
-        """Close the connection."""
-        self._connection.close()
+        """Close the connections."""
+        self._connections.close()
 
     def __enter__(self) -> Self:
         return self
@@ -107,45 +150,52 @@ class Client:
         self.close()
 
     def _ask(self, method: str, path: str, body: bytes | None = None) -> dict[str, Any]:
-        tries = 2 if method == "GET" else 1  # a repeated GET changes nothing
-        for attempt in range(1, tries + 1):
-            try:
-                return self._exchange(method, path, body)
-            except (ConnectionError, http.client.BadStatusLine) as error:
-                self._connection.close()
-                if attempt == tries:
-                    raise ControlError(
-                        f"No service answers at {self.url}: {str(error) or type(error).__name__}."
-                    ) from error
-            except (OSError, http.client.HTTPException) as error:
-                self._connection.close()
-                raise ControlError(f"{self.url} did not answer: {_reason(error)}.") from error
-        raise AssertionError("the last try returns or raises")
-
-    def _exchange(self, method: str, path: str, body: bytes | None) -> dict[str, Any]:
-        self._drop_stale()
         headers = {"content-type": "application/json"} if body is not None else {}
-        self._connection.request(method, path, body, headers)
-        response = self._connection.getresponse()
-        content = response.read()
-        try:
-            answer = json.loads(content)
-        except ValueError:
-            answer = None
-        if not isinstance(answer, dict):
-            raise ServiceError(response.status, f"{self.url} did not answer with JSON; is it a model service?")
-        if response.status >= 400:
-            raise ServiceError(response.status, str(answer.get("error", response.reason)))
-        return answer
+        answer = self._answer(method, path, body, headers)
+        found = _object(answer.body)
+        if found is None:
+            raise ServiceError(answer.status, f"{self.url} did not answer with JSON; is it a model service?")
+        return found
 
-    def _drop_stale(self) -> None:
-        """Close a kept connection that the service has closed meanwhile: it is readable although nothing was asked."""
-        if self._connection.sock is not None and select.select([self._connection.sock], [], [], 0)[0]:
-            self._connection.close()
+    def _answer(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> Answer:
+        """The answer to a request that may be repeated."""
+        end = time.monotonic() + self._timeout
+        for attempt in itertools.count(1):
+            left = end - time.monotonic()
+            wanted = {**self._headers, **headers, "x-request-timeout-ms": str(max(1, int(1000 * left)))}
+            problem: GanglionError
+            hint = 0.0
+            try:
+                answer = self._connections.exchange(method, path, body, wanted, timeout=max(0.001, left))
+            except (ConnectionError, http.client.HTTPException) as error:
+                problem = ControlError(f"No service answers at {self.url}: {str(error) or type(error).__name__}.")
+                problem.__cause__ = error
+            except OSError as error:
+                raise ControlError(f"{self.url} did not answer: {str(error) or type(error).__name__}.") from error
+            else:
+                if answer.status < 400:
+                    self._budget.earn()
+                    return answer
+                said = (_object(answer.body) or {}).get("error", answer.reason)
+                problem = ServiceError(answer.status, str(said))
+                after = answer.headers.get("retry-after", "")
+                if answer.status not in _REFUSED or not after.isdigit():
+                    raise problem
+                hint = float(after)
+            pause = pause_before(attempt, random.random(), at_least=hint)
+            if attempt > self._retries or time.monotonic() + pause >= end or not self._budget.spend():
+                raise problem
+            time.sleep(pause)
+        raise AssertionError("unreachable: tries are counted without end")
 
 
-def _reason(error: OSError | http.client.HTTPException) -> str:
-    return str(error) or type(error).__name__
+def _object(content: bytes) -> dict[str, Any] | None:
+    """The JSON object that was answered; `None` for anything else."""
+    try:
+        found = json.loads(content)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _path(model: str, version: int | None) -> str:

@@ -2,53 +2,50 @@
 
 One thread does the work; events of the jobs and calls of the user only enter its queue. A new version is started
 beside the old one, takes over once its replicas are ready, and the old one ends once the gateway says that it holds
-nothing any more: no request is lost.
+nothing any more: no request is lost. Deployments decide, the fleet executes; this is what callers see of both.
 """
 
 from __future__ import annotations
 
-import queue
-import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, Literal
 
-from ganglion.core.errors import ControlError, GanglionError, ModelError, NotFoundError, UserError, suggest
-from ganglion.core.events import (
-    Event,
-    JobFinished,
-    MemberExited,
-    MemberJoined,
-    MemberReady,
-    MemberReported,
-    MemberSampled,
-)
+import msgspec
+
+from ganglion.core.errors import ControlError, GanglionError, NotFoundError, UserError, suggest
+from ganglion.core.events import Event
 from ganglion.core.ids import Ids, RandomIds
-from ganglion.core.log import get_logger
 from ganglion.core.resources import Resources
-from ganglion.execution.supervisor import Job, Supervisor
+from ganglion.execution.supervisor import Listener, Supervisor
 from ganglion.serving.callers import Callers
-from ganglion.serving.deployment import Deployment, VersionRun
-from ganglion.serving.gateway.ensemble import COMBINATIONS
-from ganglion.serving.port import hold_port
+from ganglion.serving.control_thread import ControlThread
+from ganglion.serving.deployment import Deployment
+from ganglion.serving.fleet import Fleet
+from ganglion.serving.gateway.access_log import check_writable
+from ganglion.serving.gateway.ensemble import check_ensemble
+from ganglion.serving.gateway.tally import MOST_GATEWAYS, assign_rows
+from ganglion.serving.gateway_control import GatewayControl
+from ganglion.serving.grpc.endpoint import GrpcEndpoint
+from ganglion.serving.options import SHARE, ServingOptions
+from ganglion.serving.policy import PolicyName, VersionPolicy
+from ganglion.serving.port import SharedPort
 from ganglion.serving.repository import ModelRepository
-from ganglion.serving.routes import SETTLED, EnsembleRoute, Routes
+from ganglion.serving.rollout import Canary
+from ganglion.serving.routes import EnsembleRoute, Routes
 from ganglion.serving.runtime import check_servable
-from ganglion.serving.services import gateway_service, model_service
-from ganglion.serving.waiter import Waiter
+from ganglion.serving.services import gateway_service
 
-SHARE = Resources(cpu=0.25)
-"""What a replica, and the gateway, asks for where nothing else is said."""
+QUARANTINE = ".quarantine"
+"""Folder in the repository in which requests are kept that ended two replicas."""
 
 WATCH_INTERVAL = 0.5
 """Seconds between two looks for newer versions."""
 
-SETTLE_TIMEOUT = 40.0
-"""Seconds after which an old version is ended although the gateway has not said that it is through."""
-
-T = TypeVar("T")
-_log = get_logger(part="serving.controller")
+_REPLICAS = 2
+"""Replicas where nothing is said."""
 
 
 class ModelServer:
@@ -57,16 +54,21 @@ class ModelServer:
     Args:
         supervisor: runs the processes; not closed with the server.
         repository: where versions come from.
-        host: address that the gateway binds.
-        port: port that it binds; 0 chooses a free one, which is kept when the gateway has to be started again.
+        host: address that is answered at.
+        port: port that is answered at; 0 chooses a free one, which is kept while gateways come and go.
+        gateways: processes that answer at it together; one that dies is replaced while the others go on.
+        grpc_port: port for gRPC, 0 chooses a free one; `None` answers no gRPC.
+        access_log: file to which the gateway appends a line for each request, if any.
         ids: where ids of jobs come from.
-        gateway: what the gateway process needs.
+        gateway: what each gateway process needs.
 
     Attributes:
         url: where the gateway answers, such as `http://127.0.0.1:8501`; the same for as long as the server lives.
+        grpc: where gRPC is answered, if it is.
 
     Raises:
-        UserError: the port is taken.
+        UserError: a port is taken, the access log cannot be written, or there cannot be so many gateways.
+        ConfigurationError: what gRPC needs is not installed.
         SpecError: the backend can never run the gateway.
     """
 
@@ -77,52 +79,76 @@ class ModelServer:
         *,
         host: str = "127.0.0.1",
         port: int = 0,
+        gateways: int = 1,
+        grpc_port: int | None = None,
+        access_log: Path | None = None,
         ids: Ids | None = None,
         gateway: Resources = SHARE,
     ) -> None:
-        self._supervisor = supervisor
+        if access_log is not None:
+            check_writable(access_log)
         self._repository = repository
-        self._ids = ids or RandomIds()
-        self._port = hold_port(host, port)
-        address = f"[{host}]" if ":" in host else host
-        self.url = f"http://{address}:{self._port.getsockname()[1]}"
-        self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._deployments: dict[str, Deployment] = {}
+        ids = ids or RandomIds()
+        if not 1 <= gateways <= MOST_GATEWAYS:
+            raise UserError(f"{gateways} gateways were asked for; 1 to {MOST_GATEWAYS} can share a port.")
+        self._port = SharedPort(host, port)
+        chosen = self._port.number
+        self.url = f"http://{f'[{host}]' if ':' in host else host}:{chosen}"
+        self._gateways = gateways
+        self._rows: dict[str, int] = {}
         self._ensembles: dict[str, EnsembleRoute] = {}
         self._callers: Callers | None = None
-        self._jobs: dict[str, Job] = {}
-        self._generation = 0
-        self._settled = 0
-        self._draining: dict[str, tuple[int, float]] = {}
-        self._waiting: list[Waiter] = []
-        self._closed = False
-        self._gateway_state = "starting"
-        spec = gateway_service(self._ids.new("gateway"), host=host, port=self._port.getsockname()[1], resources=gateway)
+        self._control = GatewayControl(
+            routes=self._routes,
+            settled=lambda: self._fleet.end_settled(),
+            loads=lambda loads: self._fleet.take_loads(loads),
+            traffic=lambda traffic: self._fleet.take_traffic(traffic),
+        )
+        self._fleet = Fleet(supervisor, repository, ids, self._control, self._listen)
+        self._thread = ControlThread("ganglion-serving", self._fleet.look_around, WATCH_INTERVAL)
+        spec = gateway_service(
+            ids.new("gateway"), door=self._port.door, gateways=gateways, resources=gateway, access_log=access_log
+        )
+        self.grpc: GrpcEndpoint | None = None
         try:
-            self._gateway = supervisor.submit(spec, self._listen(self._observe_gateway))
+            if grpc_port is not None:
+                self.grpc = GrpcEndpoint(
+                    supervisor, ids.new("grpc"), host=host, port=grpc_port, gateway_port=chosen, resources=gateway
+                )
+            self._gateway = supervisor.submit(spec, self._listen(self._control.observe))
         except GanglionError:
+            if self.grpc is not None:
+                self.grpc.close(0.0)
             self._port.close()
             raise
-        self._thread = threading.Thread(target=self._loop, name="ganglion-serving", daemon=True)
+        self._control.attach(self._gateway)
         self._thread.start()
 
     def deploy(
         self,
         name: str,
-        version: int | None = None,
+        version: int | str | None = None,
         *,
-        replicas: int = 2,
-        resources: Resources = SHARE,
+        policy: PolicyName | None = None,
+        canary: float | Canary | None = None,
+        replicas: int | None = None,
+        resources: Resources | None = None,
+        options: ServingOptions | None = None,
         wait: bool = True,
         timeout: float = 120.0,
     ) -> int:
-        """Serve a model; for one that is served already, change to this version and number of replicas.
+        """Serve a model; for one that is served already, change to this version and these options.
 
         Args:
             name: of the model.
-            version: which version; `None` serves the newest and picks up newer ones by itself.
-            replicas: how many.
+            version: which version; an alias is followed when it is moved; `None` serves the newest and picks up newer
+                ones by themselves.
+            policy: `all` serves every complete version; the others are what the version says.
+            canary: the percentage of requests by which the version is tried beside the one that answers, or all that
+                can be said of it. It is rolled back by itself where it answers worse.
+            replicas: how many, whatever the load; 2 where neither this nor `options` is given.
             resources: what each needs; a change takes effect with the next version.
+            options: everything that can be said, in place of `replicas` and `resources`.
             wait: return when the gateway sends requests to the version.
             timeout: seconds to wait; the deployment goes on when they are over.
 
@@ -130,38 +156,101 @@ class ModelServer:
             The version.
 
         Raises:
+            UserError: `options` are given together with `replicas` or `resources`, the name is an ensemble's, the
+                policy does not go with the version, or there is nothing beside which it could be tried.
             NotFoundError: there is no such model or version.
-            ModelError: the package is invalid, or its replicas end before they are ready.
+            ModelError: the package is invalid, its replicas end before they are ready, or answer the package's checks
+                differently.
             SpecError: the backend can never run a replica.
             ControlError: it was not ready within the timeout, or the server is closed.
         """
-        if replicas < 1:
-            raise UserError(f"{replicas} replicas were asked for; at least one is needed.")
-        wanted = self._repository.latest(name) if version is None else version
-        check_servable(self._repository.manifest(name, wanted, verify=True))
+        chosen = _choose(replicas, resources, options)
+        versions = VersionPolicy.of(version, policy)
+        _name, wanted = self._repository.resolve(name if version is None else f"{name}:{version}")
+        trial = canary if canary is None or isinstance(canary, Canary) else Canary(percent=canary)
+        manifest = self._repository.manifest(name, wanted, verify=True)
+        check_servable(manifest)
+        if chosen.sharding is not None:
+            chosen.sharding.check(manifest.signature)
 
         def change() -> Future[None]:
             if name in self._ensembles:
                 raise UserError(f"{name!r} is the name of an ensemble; undeploy it first or use another name.")
-            deployment = self._deployments.get(name)
-            if deployment is None:
-                deployment = Deployment(name, follows=False, replicas=replicas, resources=resources)
-            deployment.replicas, deployment.resources = replicas, resources
-            deployment.refused.discard(wanted)
-            run = self._serve(deployment, wanted)
-            deployment.follows = version is None
-            return self._when_serving(run)
+            return self._fleet.when_serving(self._fleet.serve(name, wanted, chosen, versions, canary=trial))
 
-        self._wait(self._call(change), f"version {wanted} of model {name!r}", timeout if wait else None)
+        self._wait(self._thread.call(change), f"version {wanted} of model {name!r}", timeout if wait else None)
         return wanted
 
-    def update(self, name: str, version: int | None = None, *, wait: bool = True, timeout: float = 120.0) -> int:
-        """Change a served model to another version, with as many replicas as it has; see `deploy`."""
-        deployment = self._deployments.get(name)
+    def update(
+        self,
+        name: str,
+        version: int | str | None = None,
+        *,
+        canary: float | Canary | None = None,
+        wait: bool = True,
+        timeout: float = 120.0,
+    ) -> int:
+        """Change a served model to another version, served as it was; see `deploy`."""
+        options = self._deployed(name).options
+        return self.deploy(name, version, canary=canary, options=options, wait=wait, timeout=timeout)
+
+    def scale(self, name: str, replicas: int, *, wait: bool = True, timeout: float = 120.0) -> None:
+        """Serve a model with so many replicas of each of its versions, whatever the load.
+
+        Args:
+            name: of the model.
+            replicas: how many, at least one.
+            wait: return when they are ready, and those that are too many get no more requests.
+            timeout: seconds to wait.
+
+        Raises:
+            NotFoundError: it is not served.
+            UserError: the number is below 1.
+            ControlError: they were not ready within the timeout; they still may be.
+        """
+        fixed = ServingOptions.fixed(replicas)
+        bounds = {"min_replicas": fixed.min_replicas, "max_replicas": fixed.max_replicas}
+
+        def change() -> Future[None]:
+            options = msgspec.structs.replace(self._deployed(name).options, **bounds)
+            return self._control.when(self._fleet.scale(name, options))
+
+        self._wait(self._thread.call(change), f"{replicas} replicas of {name!r}", timeout if wait else None)
+
+    def roll_back(self, name: str, *, reason: str = "on request", wait: bool = True, timeout: float = 120.0) -> int:
+        """Leave the version that is tried; without one, go back to the version that answered before and stay with it.
+
+        Args:
+            name: of the model.
+            reason: for a person.
+            wait: return when the gateway sends no more requests to the version that is left.
+            timeout: seconds to wait.
+
+        Returns:
+            The version that answers.
+
+        Raises:
+            NotFoundError: it is not served.
+            UserError: no version is tried and none answered before.
+            ModelError: the version that answered before cannot be started.
+            ControlError: it was not ready within the timeout.
+        """
+        answering: list[int] = []
+
+        def change() -> Future[None]:
+            self._deployed(name)
+            run = self._fleet.roll_back(name, reason)
+            answering.append(run.version)
+            return self._fleet.when_serving(run)
+
+        self._wait(self._thread.call(change), f"the roll-back of model {name!r}", timeout if wait else None)
+        return answering[0]
+
+    def _deployed(self, name: str) -> Deployment:
+        deployment = self._fleet.deployments.get(name)
         if deployment is None:
-            raise NotFoundError(f"Model {name!r} is not served. {suggest(name, self._deployments)}")
-        replicas, resources = deployment.replicas, deployment.resources
-        return self.deploy(name, version, replicas=replicas, resources=resources, wait=wait, timeout=timeout)
+            raise NotFoundError(f"Model {name!r} is not served. {suggest(name, self._fleet.deployments)}")
+        return deployment
 
     def undeploy(self, name: str, *, wait: bool = True, timeout: float = 60.0) -> None:
         """Stop serving a model or an ensemble; requests in hand are answered.
@@ -175,48 +264,61 @@ class ModelServer:
         def change() -> Future[None]:
             if name in self._ensembles:
                 del self._ensembles[name]
-                self._push()
-                return self._when(lambda: True)
-            if name not in self._deployments:
-                known = (*self._deployments, *self._ensembles)
+                self._control.push()
+                return self._control.when(lambda: True)
+            if name not in self._fleet.deployments:
+                known = (*self._fleet.deployments, *self._ensembles)
                 raise NotFoundError(f"{name!r} is not served. {suggest(name, known)}")
             users = [ensemble.name for ensemble in self._ensembles.values() if name in ensemble.members]
             if users:
                 raise UserError(f"Model {name!r} is a member of the ensemble {', '.join(users)}; undeploy that first.")
-            deployment = self._deployments.pop(name)
-            self._go(deployment.retire(deployment.live()))
-            self._push()
-            jobs = {run.job for run in deployment.runs}
-            return self._when(lambda: not jobs & self._jobs.keys())
+            jobs = self._fleet.retire(name)
+            return self._control.when(lambda: not jobs & self._fleet.jobs.keys())
 
-        self._wait(self._call(change), f"the end of {name!r}", timeout if wait else None)
+        self._wait(self._thread.call(change), f"the end of {name!r}", timeout if wait else None)
 
     def combine(
-        self, name: str, members: Sequence[str], how: str = "mean", *, wait: bool = True, timeout: float = 30.0
+        self,
+        name: str,
+        members: Sequence[str],
+        how: str = "mean",
+        *,
+        weights: Sequence[float] = (),
+        quorum: int | None = None,
+        overlap: Literal["mean", "max"] = "mean",
+        wait: bool = True,
+        timeout: float = 30.0,
     ) -> None:
         """Give several served models one name whose answer is made of theirs; replaces an ensemble of that name.
 
         Args:
             name: of the ensemble.
             members: names of served models.
-            how: `mean`.
+            how: `mean`, `weighted`, `vote` (ties: the first member's), `union` of the classes that each knows, or a
+                function as `module:function`, from the outputs of each member by its name to outputs by name.
+            weights: of the members, for `weighted`.
+            quorum: members that suffice at the deadline of a request; the answer says who is missing.
+            overlap: what counts in a `union` where several members know a class.
             wait: return when the gateway knows it.
             timeout: seconds to wait.
 
         Raises:
             NotFoundError: a member is not served.
-            UserError: the name is a model's, there are no members or one twice, or `how` is unknown.
+            UserError: the name is a model's, there are no members or one twice, or `how` makes no sense.
             ModelError: the members take or give different things.
             ControlError: the gateway did not know it within the timeout.
         """
 
         def change() -> Future[None]:
-            self._check_ensemble(name, members, how)
-            self._ensembles[name] = EnsembleRoute(name=name, members=tuple(members), how=how)
-            self._push()
-            return self._when(lambda: True)
+            ensemble = EnsembleRoute(
+                name=name, members=tuple(members), how=how, weights=tuple(weights), quorum=quorum, overlap=overlap
+            )
+            self._check_ensemble(ensemble)
+            self._ensembles[name] = ensemble
+            self._control.push()
+            return self._control.when(lambda: True)
 
-        self._wait(self._call(change), f"the ensemble {name!r}", timeout if wait else None)
+        self._wait(self._thread.call(change), f"the ensemble {name!r}", timeout if wait else None)
 
     def limit(self, callers: Callers | None, *, wait: bool = True, timeout: float = 30.0) -> None:
         """Say who may ask the gateway how much; `None` limits nobody. Requests in hand go on.
@@ -231,23 +333,28 @@ class ModelServer:
         """
 
         def change() -> Future[None]:
+            if self._gateways > 1:
+                self._rows = assign_rows(callers.names if callers is not None else (), self._rows)
             self._callers = callers
-            self._push()
-            return self._when(lambda: True)
+            self._control.push()
+            return self._control.when(lambda: True)
 
-        self._wait(self._call(change), "the limits of callers", timeout if wait else None)
+        self._wait(self._thread.call(change), "the limits of callers", timeout if wait else None)
 
     def status(self) -> dict[str, Any]:
         """What is served now, as plain data."""
-        return self._call(self._describe).result()
+        return self._thread.call(self._describe).result()
 
     def close(self, timeout: float = 60.0) -> None:
         """Answer what is in hand, then end the gateway and every replica."""
-        if self._closed:
+        if self._thread.closed:
             return
-        self._closed = True
+        self._thread.closed = True
         end = time.monotonic() + timeout
-        for jobs in ([self._gateway], list(self._jobs.values())):
+        if self.grpc is not None:
+            self.grpc.close(timeout)
+        self._port.close()
+        for jobs in ([self._gateway], list(self._fleet.jobs.values())):
             for job in jobs:
                 job.drain()
             for job in jobs:
@@ -255,58 +362,16 @@ class ModelServer:
                     job.wait(max(0.0, end - time.monotonic()))
                 except TimeoutError:
                     job.cancel()
-        self._queue.put(None)
-        self._thread.join()
-        self._port.close()
+        self._thread.end()
+        self._control.give_up()
 
-    # the thread
+    # between the threads
 
-    def _loop(self) -> None:
-        next_look = time.monotonic()
-        while True:
-            item = self._take(max(0.0, next_look - time.monotonic()))
-            if item is None:
-                break
-            if time.monotonic() >= next_look and not self._closed:
-                next_look = time.monotonic() + WATCH_INTERVAL
-                self._look_around()
-            item()
-        while not self._queue.empty():
-            item = self._queue.get()
-            if item is not None:
-                item()
-        for waiter in self._waiting:
-            waiter.future.set_exception(ControlError("The model server was closed."))
-
-    def _take(self, patience: float) -> Callable[[], None] | None:
-        try:
-            return self._queue.get(timeout=patience)
-        except queue.Empty:
-            return lambda: None
-
-    def _call(self, function: Callable[[], T]) -> Future[T]:
-        """Run `function` in the thread."""
-        future: Future[T] = Future()
-
-        def run() -> None:
-            try:
-                if self._closed:
-                    raise ControlError("The model server is closed.")
-                future.set_result(function())
-            except Exception as error:  # noqa: BLE001  handed to the caller
-                future.set_exception(error)
-
-        if self._closed:
-            raise ControlError("The model server is closed.")
-        self._queue.put(run)
-        return future
-
-    def _listen(self, observe: Callable[[Event], None]) -> Callable[[Event], None]:
+    def _listen(self, observe: Callable[[Event], None]) -> Listener:
         """A listener that hands the events that matter here to the thread."""
 
         def listen(event: Event) -> None:
-            if not isinstance(event, MemberSampled):
-                self._queue.put(lambda: observe(event))
+            self._thread.post(lambda: observe(event))
 
         return listen
 
@@ -320,168 +385,50 @@ class ModelServer:
         except TimeoutError as error:
             raise ControlError(f"Waited {timeout:g} s for {what}. Now: {self.status()}") from error
 
-    def _when(self, condition: Callable[[], bool], failed: Callable[[], str] = lambda: "") -> Future[None]:
-        """A future that is done once `condition` holds and the gateway knows, or fails with what `failed` says."""
-        waiter = Waiter(condition, failed)
-        self._waiting.append(waiter)
-        self._check_waiting()
-        return waiter.future
+    # in the thread
 
-    def _check_waiting(self) -> None:
-        self._waiting = [waiter for waiter in self._waiting if not waiter.check(self._generation, self._settled)]
-
-    # versions
-
-    def _serve(self, deployment: Deployment, version: int) -> VersionRun:
-        """Start a version unless it is running; what it replaces goes when it is ready."""
-        running = next((run for run in deployment.live() if run.version == version), None)
-        if running is not None:
-            running.wanted = deployment.replicas
-            self._jobs[running.job].scale(deployment.replicas)
-            self._go(deployment.withdraw_others(running))
-            self._push()
-            return running
-        manifest = self._repository.manifest(deployment.name, version)
-        check_servable(manifest)
-        run = VersionRun(self._ids.new(f"serve-{deployment.name}-{version}"), version, manifest, deployment.replicas)
-        spec = model_service(
-            run.job,
-            model=deployment.name,
-            version=version,
-            folder=self._repository.path(deployment.name, version).absolute(),
-            manifest=manifest,
-            replicas=deployment.replicas,
-            resources=deployment.resources,
-            max_batch=deployment.route().max_batch,
-        )
-        self._jobs[run.job] = self._supervisor.submit(
-            spec, self._listen(lambda event: self._observe(deployment, event))
-        )
-        deployment.add(run)
-        self._deployments[deployment.name] = deployment
-        self._push()
-        return run
-
-    def _observe(self, deployment: Deployment, event: Event) -> None:
-        run = next((run for run in deployment.runs if run.job == event.job), None)
-        if run is None:
-            return
-        before = run.route()
-        run.observe(event)
-        if run.hopeless:
-            deployment.refused.add(run.version)
-            self._jobs[run.job].cancel()
-        if isinstance(event, JobFinished):
-            del self._jobs[run.job]
-            self._draining.pop(run.job, None)
-            deployment.end(run)
-        if run.route() != before:
-            self._go(deployment.take_over())
-            self._push()
-        self._check_waiting()
-
-    def _go(self, runs: Sequence[VersionRun]) -> None:
-        """End versions that take no more requests once the gateway has settled on the routes that are pushed next."""
-        for run in runs:
-            self._draining[run.job] = (self._generation + 1, time.monotonic() + SETTLE_TIMEOUT)
-
-    def _end_settled(self) -> None:
-        now = time.monotonic()
-        for job, (generation, deadline) in tuple(self._draining.items()):
-            if self._settled >= generation or now >= deadline:
-                del self._draining[job]
-                self._jobs[job].drain()
-
-    def _look_around(self) -> None:
-        """Pick up newer versions, and end what was waited for in vain."""
-        self._end_settled()
-        for deployment in tuple(self._deployments.values()):
-            if deployment.follows:
-                known = max([run.version for run in deployment.live()] + sorted(deployment.refused), default=0)
-                newer = self._repository.newer(deployment.name, known)
-                if newer is not None:
-                    self._follow(deployment, newer)
-
-    def _follow(self, deployment: Deployment, version: int) -> None:
-        try:
-            self._serve(deployment, version)
-        except GanglionError as error:
-            deployment.refused.add(version)
-            _log.error("version_refused", model=deployment.name, version=version, error=str(error))
-
-    # the gateway
-
-    def _observe_gateway(self, event: Event) -> None:
-        match event:
-            case MemberJoined():
-                self._settled = 0
-                self._send()
-            case MemberReady():
-                self._gateway_state = "ready"
-            case MemberExited(exit=exit_):
-                self._gateway_state = f"starting again: {exit_.message}"
-            case MemberReported(values=values) if SETTLED in values:
-                self._settled = max(self._settled, int(values[SETTLED]))
-                self._end_settled()
-                self._check_waiting()
-            case _:
-                pass
-
-    def _push(self) -> None:
-        """Tell the gateway what is served now."""
-        self._generation += 1
-        self._send()
-
-    def _send(self) -> None:
-        if not self._closed:
-            self._gateway.send(self._routes().to_data())
-
-    def _routes(self) -> Routes:
+    def _routes(self, generation: int) -> Routes:
         return Routes(
-            generation=self._generation,
-            models=tuple(deployment.route() for deployment in self._deployments.values()),
+            generation=generation,
+            models=tuple(
+                deployment.route().shared(self._gateways).keeping(self._repository.root / QUARANTINE)
+                for deployment in self._fleet.deployments.values()
+            ),
             ensembles=tuple(self._ensembles.values()),
             callers=self._callers,
+            rows=self._rows,
         )
 
-    # the rest
-
-    def _when_serving(self, run: VersionRun) -> Future[None]:
-        def failed() -> str:
-            if run.served or run.state not in ("UNLOADING", "END"):
-                return ""
-            return f"Version {run.version} was not served: {run.error or 'it was replaced before it was ready'}."
-
-        return self._when(lambda: run.served, failed)
-
-    def _check_ensemble(self, name: str, members: Sequence[str], how: str) -> None:
-        if name in self._deployments:
-            raise UserError(f"{name!r} is the name of a served model; give the ensemble another one.")
-        if how not in COMBINATIONS:
-            raise UserError(f"There is no way to combine called {how!r}. {suggest(how, COMBINATIONS)}")
-        if not members or len(set(members)) != len(members):
-            raise UserError(f"An ensemble needs different members; given: {', '.join(members) or 'none'}.")
-        signatures = []
-        for member in members:
-            deployment = self._deployments.get(member)
+    def _check_ensemble(self, ensemble: EnsembleRoute) -> None:
+        deployments = self._fleet.deployments
+        if ensemble.name in deployments:
+            raise UserError(f"{ensemble.name!r} is the name of a served model; give the ensemble another one.")
+        versions = []
+        for member in ensemble.members:
+            deployment = deployments.get(member)
             run = deployment.newest() if deployment is not None else None
             if run is None:
-                raise NotFoundError(f"Model {member!r} is not served. {suggest(member, self._deployments)}")
-            signatures.append((run.manifest.signature, run.manifest.image))
-        for member, signature in zip(members, signatures, strict=True):
-            if signature != signatures[0]:
-                raise ModelError(
-                    f"{members[0]!r} and {member!r} cannot be combined, they take or give different things: "
-                    f"{signatures[0]} and {signature}."
-                )
+                raise NotFoundError(f"Model {member!r} is not served. {suggest(member, deployments)}")
+            versions.append(run.route())
+        check_ensemble(ensemble, versions)
 
     def _describe(self) -> dict[str, Any]:
         return {
             "url": self.url,
-            "gateway": self._gateway_state,
-            "models": {name: deployment.describe() for name, deployment in self._deployments.items()},
+            "gateway": self._control.state,
+            "grpc": self.grpc.address if self.grpc is not None else None,
+            "models": {name: deployment.describe() for name, deployment in self._fleet.deployments.items()},
             "ensembles": {
-                ensemble.name: {"members": list(ensemble.members), "how": ensemble.how}
+                ensemble.name: {"members": list(ensemble.members), "how": ensemble.how, "quorum": ensemble.quorum}
                 for ensemble in self._ensembles.values()
             },
         }
+
+
+def _choose(replicas: int | None, resources: Resources | None, options: ServingOptions | None) -> ServingOptions:
+    """The options that are meant."""
+    if options is None:
+        return ServingOptions.fixed(_REPLICAS if replicas is None else replicas, resources=resources or SHARE)
+    if replicas is not None or resources is not None:
+        raise UserError("Give either options or replicas and resources: options say both.")
+    return options

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ganglion.artifacts.checks import read_checks
 from ganglion.artifacts.package import PackageManifest, read_package
 from ganglion.core.errors import DataError, ModelError
 from ganglion.core.log import get_logger
@@ -30,6 +31,7 @@ class LoadedModel:
     """
 
     def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self.manifest: PackageManifest = read_package(folder)
         self._runtime = load_runtime(folder, self.manifest)
         self._outputs = [(tensor, np.dtype(tensor.dtype)) for tensor in self.manifest.signature.outputs]
@@ -38,13 +40,23 @@ class LoadedModel:
         """Give the model's memory back."""
         self._runtime.close()
 
+    def check(self) -> None:
+        """Compare what the model answers here with what it answered when it was packaged, if the package says so.
+
+        Raises:
+            ModelError: it answers differently.
+        """
+        checks = read_checks(self._folder, self.manifest.signature)
+        if checks is not None:
+            checks.compare(self._run(checks.inputs, checks.samples))
+
     def warm(self, rows: int) -> None:
-        """Predict zeros, one instance and then `rows` at once, so that the first caller waits for nothing.
+        """Predict zeros in batches of 1, 2, 4 and so on up to `rows`, so that the first caller waits for nothing.
 
         Raises:
             ModelError: the model does not give what its signature says.
         """
-        for count in {1, rows}:
+        for count in (*(2**power for power in range((rows - 1).bit_length())), rows):
             zeros = {
                 tensor.name: np.zeros((count, *(max(size, 1) for size in tensor.shape[1:])), tensor.dtype)
                 for tensor in self.manifest.signature.inputs
@@ -65,6 +77,9 @@ class LoadedModel:
         rows = len(next(iter(inputs.values())))
         try:
             return self._run(inputs, rows), []
+        except DataError as error:
+            if rows == 1:
+                return {}, [Failure(0, True, str(error))]
         except Exception as error:  # noqa: BLE001  a model may raise anything; it is the answer to this batch
             _log.warning("model_failed", rows=rows, error=f"{type(error).__name__}: {error}")
             if rows == 1:
@@ -97,6 +112,10 @@ class LoadedModel:
     def _run(self, inputs: Tensors, rows: int) -> Tensors:
         outputs = self._runtime.predict(inputs)
         for tensor, dtype in self._outputs:
+            if tensor.name not in outputs:
+                raise ModelError(
+                    f"There is no output {tensor.name!r}; the model gave {', '.join(sorted(outputs)) or 'none'}."
+                )
             given = outputs[tensor.name]
             expected = (rows, *tensor.shape[1:])
             if given.shape == expected and given.dtype == dtype:

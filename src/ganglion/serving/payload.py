@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
+from numpy.typing import NDArray
+
 from ganglion.serving import wire
 from ganglion.serving.runtime import Tensors
+from ganglion.serving.sharding import Indices, Rows
 
 Kind = tuple[Any, ...]
 """What has to be equal for payloads to be in one batch: names, types and shapes of an instance."""
 
 _IMAGES: Kind = ("images",)
+
+_calls = itertools.count(1)
 
 
 class Payload:
@@ -53,20 +59,73 @@ class Payload:
             return [self]
         return [self._slice(start, start + rows) for start in range(0, self.rows, rows)]
 
+    def select(self, rows: Rows) -> Payload:
+        """Some instances: neighbours are a view; others are named now and copied when they are sent."""
+        if isinstance(rows, slice):
+            return self._slice(rows.start, rows.stop)
+        if self.images:
+            return Payload(images=[self.images[row] for row in rows])
+        return _Selection(self, rows)
+
+    def encode(self, number: int, following: Sequence[Payload]) -> list[Any]:
+        """One frame for this and further payloads of its kind, in order; neighbours are not copied."""
+        payloads = (self, *following)
+        if self.images:
+            images = [image for payload in payloads for image in payload.images]
+            return wire.encode(wire.Batch(number, images=tuple(map(len, images))), images)
+        rows = sum(payload.rows for payload in payloads)
+        headers = tuple(wire.TensorHeader(name, dtype, (rows, *shape)) for name, dtype, shape in self.kind)
+        body = [payload.column(name) for name, _dtype, _shape in self.kind for payload in payloads]
+        size = sum(payload.size for payload in payloads)
+        return wire.encode_sized(wire.Batch(number, tensors=headers), body, size)
+
+    def column(self, name: str) -> NDArray[Any]:
+        """One input of all instances."""
+        return self.tensors[name]
+
     def _slice(self, start: int, end: int) -> Payload:
         if self.images:
             return Payload(images=self.images[start:end])
         return Payload(tensors={name: values[start:end] for name, values in self.tensors.items()})
 
 
-def encode_batch(number: int, payloads: Sequence[Payload]) -> list[Any]:
-    """One frame for payloads of one kind, in order; nothing is copied."""
-    first = payloads[0]
-    if first.images:
-        images = [image for payload in payloads for image in payload.images]
-        return wire.encode(wire.Batch(number, images=tuple(map(len, images))), images)
-    rows = sum(payload.rows for payload in payloads)
-    headers = tuple(wire.TensorHeader(name, dtype, (rows, *shape)) for name, dtype, shape in first.kind)
-    body = [payload.tensors[name] for name in first.tensors for payload in payloads]
-    size = sum(payload.size for payload in payloads)
-    return wire.encode_sized(wire.Batch(number, tensors=headers), body, size)
+class _Selection(Payload):
+    """Some instances of a payload, which are copied only when they are sent, and again when they are sent again."""
+
+    __slots__ = ("_chosen", "_whole")
+
+    def __init__(self, whole: Payload, chosen: Indices) -> None:
+        self.tensors, self.images = {}, ()
+        self.rows, self.kind = len(chosen), whole.kind
+        self.size = whole.size // whole.rows * len(chosen)
+        self._whole = whole
+        self._chosen = chosen
+
+    def column(self, name: str) -> NDArray[Any]:
+        return self._whole.column(name)[self._chosen]
+
+
+class CallPayload(Payload):
+    """Arguments of a user's function, which travel alone; not instances.
+
+    Args:
+        call: what is to be done.
+        tensors: arrays of any shape by name, in the order in which they are sent.
+        images: encoded images, if the function takes them.
+    """
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: wire.Call, tensors: Tensors, images: Sequence[bytes] = ()) -> None:
+        self.tensors, self.images = tensors, images
+        self.rows = 1
+        self.kind = ("call", next(_calls))
+        self.size = sum(values.nbytes for values in tensors.values()) + sum(map(len, images))
+        self._call = call
+
+    def encode(self, number: int, following: Sequence[Payload]) -> list[Any]:
+        """The frame of the call."""
+        assert not following, "a kind of its own is not batched"
+        sizes = tuple(map(len, self.images))
+        header = wire.Batch(number, wire.describe(self.tensors.items()), sizes, self._call)
+        return wire.encode(header, [*self.images] or [wire.raw(values) for values in self.tensors.values()])

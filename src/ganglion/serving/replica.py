@@ -5,6 +5,7 @@ It holds no requests: they belong to the gateway, which tries them elsewhere whe
 
 from __future__ import annotations
 
+import select
 import selectors
 import socket
 import threading
@@ -17,39 +18,63 @@ from ganglion.core.errors import ControlError
 from ganglion.core.log import get_logger
 from ganglion.execution.member import current_member
 from ganglion.serving import wire
+from ganglion.serving.functions import Functions
+from ganglion.serving.gentle import run_gently
 from ganglion.serving.model import LoadedModel
 
 _CHUNK = 2**18
 _SEND_TIMEOUT = 30.0
+"""Seconds for which a gateway may take nothing of an answer."""
+
 _log = get_logger(part="serving.replica")
 
 Respond = Callable[[wire.Frame], Sequence[wire.Buffer]]
 
 
-def serve(folder: str, max_batch: int = 32) -> None:
-    """Entry of a replica: load the package in `folder`, warm it, serve until drained.
+def serve(folder: str, max_batch: int = 32, functions: Sequence[str] = (), gentle: int = 0) -> None:
+    """Entry of a replica: load the package in `folder`, check it, warm it, serve until drained.
 
     Args:
         folder: a model package.
         max_batch: instances of the largest batch that the gateway sends; the model is warmed with it.
+        functions: the user's functions that requests to the model need, as `module:function`.
+        gentle: the first so many replicas leave the cores to others while they start for the first time, since another
+            version answers meanwhile; one that is added or started again is needed and does not.
 
     Raises:
-        ModelError: the package is half written, damaged or cannot be served.
+        ModelError: the package is half written, damaged or cannot be served, answers its checks differently, or a
+            function cannot be imported.
     """
     member = current_member()
-    with closing(LoadedModel(Path(folder))) as model:
-        model.warm(max_batch)
+    loaded = Functions(functions)
+    gently = member.attempt == 1 and member.index < gentle
+
+    def load() -> LoadedModel:
+        return _load(Path(folder), max_batch)
+
+    with closing(run_gently(load) if gently else load()) as model:
         listener, endpoint = member.listen()
-        with closing(FrameServer(listener, lambda frame: _answer(model, frame), member.draining)) as server:
+        with closing(FrameServer(listener, lambda frame: _answer(model, loaded, frame), member.draining)) as server:
             member.ready(endpoint)
             server.run()
 
 
-def _answer(model: LoadedModel, frame: wire.Frame) -> list[wire.Buffer]:
+def _load(folder: Path, max_batch: int) -> LoadedModel:
+    model = LoadedModel(folder)
+    model.check()
+    model.warm(max_batch)
+    return model
+
+
+def _answer(model: LoadedModel, functions: Functions, frame: wire.Frame) -> list[wire.Buffer]:
     header, body = frame
     batch = wire.decode_batch(header)
     faults.point("serving.batch", id=batch.id)
-    if batch.images:
+    if batch.call is not None:
+        images = wire.images_of(batch.images, body) if batch.images else []
+        tensors = wire.tensors_of(batch.tensors, body) if not batch.images else {}
+        outputs, failures = functions.call(batch.call, tensors, images)
+    elif batch.images:
         outputs, failures = model.predict_images(wire.images_of(batch.images, body))
     else:
         outputs, failures = model.predict(wire.tensors_of(batch.tensors, body))
@@ -111,7 +136,7 @@ class FrameServer:
 
     def _accept(self) -> None:
         connection, _address = self._listener.accept()
-        connection.settimeout(_SEND_TIMEOUT)
+        connection.setblocking(False)  # with a timeout, Python polls before every call
         if connection.family != socket.AF_UNIX:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._readers[connection] = wire.FrameReader()
@@ -125,6 +150,8 @@ class FrameServer:
                 return
             for frame in self._readers[connection].feed(data):
                 _send(connection, self._respond(frame))
+        except BlockingIOError:
+            return  # woken for nothing
         except (OSError, ControlError) as error:
             _log.warning("gateway_dropped", error=f"{type(error).__name__}: {error}")
             self._drop(connection)
@@ -137,7 +164,24 @@ class FrameServer:
 
 def _send(connection: socket.socket, buffers: Sequence[wire.Buffer]) -> None:
     if sum(map(len, buffers)) < _CHUNK:
-        connection.sendall(b"".join(buffers))
+        _send_all(connection, b"".join(buffers))
     else:
         for buffer in buffers:
-            connection.sendall(buffer)
+            _send_all(connection, buffer)
+
+
+def _send_all(connection: socket.socket, buffer: wire.Buffer) -> None:
+    """Write it all, waiting only when the socket is full.
+
+    Raises:
+        TimeoutError: it stayed full.
+    """
+    left = memoryview(buffer)
+    while left:
+        try:
+            left = left[connection.send(left) :]
+        except BlockingIOError:
+            poll = select.poll()
+            poll.register(connection, select.POLLOUT)
+            if not poll.poll(1000 * _SEND_TIMEOUT):
+                raise TimeoutError(f"The gateway has taken nothing for {_SEND_TIMEOUT:g} s.") from None

@@ -11,7 +11,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -82,9 +82,14 @@ class ModelRepository:
         found = (path.name for path in self.root.iterdir() if _NAME.fullmatch(path.name) and path.is_dir())
         return tuple(sorted(name for name in found if self.versions(name)))
 
-    def versions(self, name: str) -> tuple[int, ...]:
-        """Complete versions of a model, oldest first; empty for a model that does not exist."""
-        return tuple(version for version, problem in self._examine(name) if not problem)
+    def versions(self, name: str, known: Collection[int] = ()) -> tuple[int, ...]:
+        """Complete versions of a model, oldest first; empty for a model that does not exist.
+
+        Args:
+            name: of the model.
+            known: versions that were complete before, and so still are if they are there; they are not looked into.
+        """
+        return tuple(version for version, problem in self._examine(name, known) if not problem)
 
     def problems(self, name: str) -> dict[int, str]:
         """Why versions that have a folder are not among `versions`: half written, damaged, a symbolic link."""
@@ -104,15 +109,6 @@ class ModelRepository:
             details = "; ".join(f"version {version}: {problem}" for version, problem in problems.items())
             raise NotFoundError(f"Model {name!r} has no complete version. {details}")
         raise NotFoundError(f"There is no model {name!r} in {self.root}. {suggest(name, self.names())}")
-
-    def newer(self, name: str, version: int) -> int | None:
-        """The newest complete version, if it is newer than `version`; older ones are not looked at."""
-        folder = self._folder(name)
-        if not folder.is_dir():
-            return None
-        numbers = (int(path.name) for path in folder.iterdir() if _VERSION.fullmatch(path.name))
-        candidates = sorted((number for number in numbers if number > version), reverse=True)
-        return next((number for number in candidates if not _problem(folder / str(number))), None)
 
     def path(self, name: str, version: int) -> Path:
         """The folder of a complete version.
@@ -199,13 +195,13 @@ class ModelRepository:
             raise ModelError(f"{folder} is a symbolic link; models have to lie in {self.root}.")
         return folder
 
-    def _examine(self, name: str) -> list[tuple[int, str]]:
-        """Every folder of a version, oldest first, with what is wrong with it."""
+    def _examine(self, name: str, known: Collection[int] = ()) -> list[tuple[int, str]]:
+        """Every folder of a version, oldest first, with what is wrong with it; nothing is with those that are known."""
         folder = self._folder(name)
         if not folder.is_dir():
             return []
-        found = sorted((path for path in folder.iterdir() if _VERSION.fullmatch(path.name)), key=lambda p: int(p.name))
-        return [(int(path.name), _problem(path)) for path in found]
+        numbers = sorted(int(path.name) for path in folder.iterdir() if _VERSION.fullmatch(path.name))
+        return [(number, "" if number in known else _problem(folder / str(number))) for number in numbers]
 
 
 _NAMING = "Names are letters, digits, '.', '_' and '-', begin with a letter or digit and have at most 128 characters."

@@ -1,7 +1,7 @@
 """The seam between a model package and the library that executes it.
 
-A runtime is named by the package (`onnx`, `torch`) and imported on first use, so that a replica loads only the
-library that its model needs.
+A runtime is named by the package (`onnx`, `torch`, `python`, `tensorflow`) and imported on first use, so that a replica
+loads only the library that its model needs.
 """
 
 from __future__ import annotations
@@ -22,8 +22,13 @@ Tensors = dict[str, NDArray[Any]]
 RUNTIMES = {
     "onnx": "ganglion.serving.runtimes.onnx:OnnxRuntime",
     "torch": "ganglion.serving.runtimes.torch:TorchRuntime",
+    "python": "ganglion.serving.runtimes.python:PythonRuntime",
+    "tensorflow": "ganglion.serving.runtimes.tensorflow:TensorFlowRuntime",
 }
 """Where each runtime is."""
+
+EXTRAS = {"onnx": "torch", "torch": "torch", "tensorflow": "tensorflow"}
+"""The extra that installs the library of a runtime."""
 
 UNSERVED = ("bfloat16", "string")
 """Element types of the package format that have no NumPy type to travel in."""
@@ -37,7 +42,14 @@ class Runtime(Protocol):
         ...
 
     def predict(self, inputs: Tensors) -> Tensors:
-        """Compute the outputs of one batch; names, dtypes and shapes are the signature's."""
+        """Compute the outputs of one batch; names, dtypes and shapes are the signature's.
+
+        Args:
+            inputs: arrays that may be read-only and are not the runtime's to keep.
+
+        Raises:
+            DataError: the instances are at fault, not the model. Any other exception is the model's.
+        """
         ...
 
     def close(self) -> None:
@@ -55,8 +67,9 @@ def load_runtime(folder: Path, manifest: PackageManifest) -> Runtime:
     try:
         runtime = cast(Runtime, load_object(RUNTIMES[manifest.runtime])())
     except ImportError as error:
+        extra = EXTRAS[manifest.runtime]
         raise ModelError(
-            f"The runtime {manifest.runtime!r} needs the package {error.name!r}: pip install 'ganglion[torch]'."
+            f"The runtime {manifest.runtime!r} needs the package {error.name!r}: pip install 'ganglion[{extra}]'."
         ) from error
     runtime.load(folder, manifest)
     return runtime

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -35,6 +35,23 @@ class TensorHeader(msgspec.Struct, frozen=True, array_like=True):
     shape: tuple[int, ...]
 
 
+class Call(msgspec.Struct, frozen=True, array_like=True):
+    """What is asked of a user's function in place of a prediction.
+
+    Attributes:
+        role: `split` (inputs to the number of the part of each instance), `merge` (outputs of the parts to outputs) or
+            `combine` (outputs of several models to outputs).
+        function: `module:function`.
+        groups: names of parts or models; a tensor of one is called `number/name`, by its place here.
+        seconds: that it may take.
+    """
+
+    role: Literal["split", "merge", "combine"]
+    function: str
+    groups: tuple[str, ...] = ()
+    seconds: float = 30.0
+
+
 class Batch(msgspec.Struct, frozen=True, array_like=True):
     """Instances to predict: tensors, or encoded images.
 
@@ -42,11 +59,13 @@ class Batch(msgspec.Struct, frozen=True, array_like=True):
         id: chosen by the gateway; the answer carries it.
         tensors: the tensors in the body; the first size of each is the number of instances.
         images: bytes of each encoded image in the body, if the instances are images.
+        call: what is to be called with them, if they are not to be predicted.
     """
 
     id: int
     tensors: tuple[TensorHeader, ...] = ()
     images: tuple[int, ...] = ()
+    call: Call | None = None
 
 
 class Failure(msgspec.Struct, frozen=True, array_like=True):
@@ -82,12 +101,12 @@ _batches = msgspec.msgpack.Decoder(Batch)
 _answers = msgspec.msgpack.Decoder(Answer)
 
 
-def encode(header: Batch | Answer, body: Sequence[Buffer]) -> list[Buffer]:
+def encode(header: msgspec.Struct, body: Sequence[Buffer]) -> list[Buffer]:
     """A frame as buffers to be written one after the other; the body is not copied."""
     return encode_sized(header, body, sum(memoryview(part).nbytes for part in body))
 
 
-def encode_sized(header: Batch | Answer, body: Iterable[Any], size: int) -> list[Any]:
+def encode_sized(header: msgspec.Struct, body: Iterable[Any], size: int) -> list[Any]:
     """As `encode`, for a body whose size in bytes is known: buffers of any kind, arrays in C order among them."""
     encoded = _encoder.encode(header)
     return [_LENGTHS.pack(len(encoded), size) + encoded, *body]

@@ -170,9 +170,11 @@ def draw(seed: int, *, workers: int, steps: int, count: int | None = None) -> tu
         count: how many faults; by default one to four.
     """
     chance = random.Random(seed)
+    # Whether a worker has stopped is found out by the others, if there are any.
+    kinds = ("kill", "kill", "preempt", *(("stop", "disconnect") if workers > 1 else ()), "slow")
     script = []
     for _ in range(chance.randint(1, 4) if count is None else count):
-        kind = chance.choice(("kill", "kill", "preempt", "stop", "disconnect", "slow"))
+        kind = chance.choice(kinds)
         script.append(
             Fault(
                 kind=kind,

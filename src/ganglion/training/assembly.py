@@ -223,3 +223,8 @@ class Bell:
     def wait(self, seconds: float) -> bool:
         """Wait until it is rung, but not longer than this; whether it was."""
         return bool(select.select([self.descriptor], [], [], seconds)[0])
+
+    def close(self) -> None:
+        """Nobody waits any more, and nobody rings."""
+        os.close(self.descriptor)
+        os.close(self._end)

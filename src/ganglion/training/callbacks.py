@@ -15,6 +15,7 @@ import torch
 
 from ganglion.core.clock import Clock, SystemClock
 from ganglion.core.errors import ConfigurationError, suggest
+from ganglion.training.diagnosis import Verdict
 from ganglion.training.plan import lower_is_better
 
 
@@ -34,6 +35,7 @@ class Training:
         bad_slices: slices that were left out.
         metrics: of the last epoch.
         stopped: why the training ends early; empty while it does not.
+        diagnose: tells what the training is bound by now.
     """
 
     def __init__(self, model: torch.nn.Module, *, steps: int, steps_per_epoch: int) -> None:
@@ -49,6 +51,7 @@ class Training:
         self.bad_slices = 0
         self.metrics: dict[str, float] = {}
         self.stopped = ""
+        self.diagnose: Callable[[], Verdict] = Verdict
 
     def stop(self, reason: str) -> None:
         """End the training on all ranks: after the epoch when called at its end, else after the next step."""
@@ -311,11 +314,18 @@ class Reporter(Callback):
         if now - last >= self._interval:
             self._last = (now, training.records)
             speed = {"images_per_second": round((training.records - records) / (now - last), 1)} if records else {}
-            self._report({**_position(training), "step_loss": training.loss, **speed})
+            self._report({**_position(training), "step_loss": training.loss, **speed, **_bound(training.diagnose())})
 
     def on_epoch_end(self, training: Training, epoch: int, metrics: Mapping[str, float]) -> None:
         """Report the epoch."""
         self._report({**_position(training), **self._history.epochs[-1], "epochs": training.epochs})
+
+
+def _bound(verdict: Verdict) -> dict[str, Any]:
+    """What a training is bound by, in two words, and each share of its time."""
+    if not verdict.shares:
+        return {}
+    return {"bound": verdict.summary, **{f"{name}_share": share for name, share in verdict.shares.items()}}
 
 
 def _position(training: Training) -> dict[str, float]:

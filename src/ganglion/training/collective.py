@@ -1,9 +1,9 @@
 """What the processes of one training do together: the seam between a training and its transport.
 
-Every process puts what its logical workers have computed into vectors of its own (`memory.Slots`), one for each
+Every process puts what its logical workers have computed into vectors of its own (`memory.Vectors`), one for each
 maximal subtree of its range; `reduce` sums all of them along the tree. A training in one process and one on many hosts
 differ in nothing else. A collective lives as long as the roster that it was made for. Where vectors live on an
-accelerator, another transport belongs behind the same three methods, with the order of the sums of
+accelerator, another transport belongs behind the same methods, with the order of the sums of
 `summation.OrderedSum`.
 """
 
@@ -15,10 +15,14 @@ from typing import NamedTuple, Protocol
 
 import torch
 
-from ganglion.training.memory import Slots
+from ganglion.training.memory import Vectors
 
 Divisor = Callable[[Sequence[bytes]], float]
 """What the sum is divided by, from the notes of all processes."""
+
+
+Complete = Callable[[int], None]
+"""Told from which number on all vectors of this process are complete; of falling numbers, in any thread."""
 
 
 class Reduced(NamedTuple):
@@ -39,12 +43,24 @@ class Collective(Protocol):
     Attributes:
         rank: of this process, from 0.
         world: number of processes.
-        result: where `reduce` leaves the sum, shape [length]; it may be read until the next `reduce`.
+        result: where `reduce` leaves the sum, shape [length]; it may be read until the next `overlap` or `reduce`.
     """
 
     rank: int
     world: int
     result: torch.Tensor
+
+    def overlap(self, spans: Sequence[range]) -> Complete | None:
+        """Begin the next `reduce`, which may be this process's next call only, before the vectors are complete.
+
+        Args:
+            spans: as for `reduce`.
+
+        Returns:
+            What is to be told how much of them is, where that saves time. It need not be told of everything: when
+            `reduce` is called, they are complete.
+        """
+        ...
 
     def reduce(self, spans: Sequence[range], note: bytes, divisor: Divisor) -> Reduced:
         """Sum the vectors of all processes along the tree.
@@ -85,8 +101,12 @@ class Single:
     rank = 0
     world = 1
 
-    def __init__(self, slots: Slots) -> None:
+    def __init__(self, slots: Vectors) -> None:
         self.result = slots[0]
+
+    def overlap(self, spans: Sequence[range]) -> Complete | None:
+        """There is nobody to exchange anything with."""
+        return None
 
     def reduce(self, spans: Sequence[range], note: bytes, divisor: Divisor) -> Reduced:
         """Only the division is left to be done."""

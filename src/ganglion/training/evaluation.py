@@ -151,6 +151,7 @@ def _sums_of_slice(
         if records_of(there) > 0:
             inputs, targets = columnizer(there)
             outputs = model(inputs)
-            parts.append(measure(metrics, outputs, targets, float(loss(outputs, targets))))
+            mean = float(loss(outputs, targets))
+            parts.append(measure(metrics, outputs.cpu(), targets.cpu(), mean))
         parts.append({"left_out": [float(records_of(columns) - records_of(there))]})
     return merge(parts)

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import onnx
 import torch
 
+from ganglion.artifacts.checks import CHECKS, write_checks
 from ganglion.artifacts.package import DType, Signature, TensorSpec, write_package
 from ganglion.artifacts.store import Artifact, FolderStore
 from ganglion.core.errors import ModelError
@@ -23,6 +24,7 @@ from ganglion.training.plan import TrainingPlan
 from ganglion.training.source import Columns, writable
 
 MODEL_FILE = "model.onnx"
+_SAMPLES = 4  # kept in the package, for whoever loads the model
 Array = npt.NDArray[Any]
 
 
@@ -48,7 +50,8 @@ def publish(
     """Package `model` and put the package into a store.
 
     The package has the model for ONNX Runtime, which takes the input column as it is stored, and its weights as NumPy
-    arrays (`weights.npz`, by the names of the state dictionary).
+    arrays (`weights.npz`, by the names of the state dictionary), and some records with the model's answers
+    (`checks.npz`).
 
     Args:
         model: trained.
@@ -64,14 +67,20 @@ def publish(
         ModelError: the model cannot be exported, or the exported one answers differently; nothing is published.
     """
     inputs = writable(probe[plan.input_column])
-    served = _Served(model, plan).eval()
+    served = _Served(model.cpu(), plan).eval()
     with torch.no_grad():
         expected: Array = served(torch.from_numpy(inputs)).numpy()
     output = "probabilities" if plan.classifies or plan.labels else "output"
     with tempfile.TemporaryDirectory(prefix="ganglion-export-") as folder:
-        files = {MODEL_FILE: Path(folder) / MODEL_FILE, WEIGHTS_FILE: Path(folder) / WEIGHTS_FILE}
+        files = {name: Path(folder) / name for name in (MODEL_FILE, WEIGHTS_FILE, CHECKS)}
         files[MODEL_FILE].write_bytes(_to_onnx(served, inputs, plan.input_column, output))
         check_parity(files[MODEL_FILE], inputs, expected, tolerance=plan.export.tolerance)
+        write_checks(
+            files[CHECKS],
+            {plan.input_column: inputs[:_SAMPLES]},
+            {output: expected[:_SAMPLES]},
+            tolerance=plan.export.tolerance,
+        )
         with files[WEIGHTS_FILE].open("wb") as file:
             np.savez(file, **{name: tensor.numpy() for name, tensor in model.state_dict().items()})
         package = Path(folder) / "package"

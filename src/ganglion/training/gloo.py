@@ -15,8 +15,8 @@ import torch.distributed
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # public, but not in its __all__
 
 from ganglion.core.errors import ControlError
-from ganglion.training.collective import Divisor, Reduced, is_finite
-from ganglion.training.memory import Slots
+from ganglion.training.collective import Complete, Divisor, Reduced, is_finite
+from ganglion.training.memory import Vectors
 from ganglion.training.tree import partition
 
 
@@ -37,7 +37,7 @@ class GlooCollective:
 
     def __init__(
         self,
-        slots: Slots,
+        slots: Vectors,
         *,
         store: TCPStore,
         address: str,
@@ -56,6 +56,10 @@ class GlooCollective:
         limit = timedelta(seconds=timeout)
         with self._naming_the_peers("meet"):
             torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=limit)
+
+    def overlap(self, spans: Sequence[range]) -> Complete | None:
+        """The sums begin when all gradients are complete."""
+        return None
 
     def reduce(self, spans: Sequence[range], note: bytes, divisor: Divisor) -> Reduced:
         """Add up this process's vectors, then those of all processes."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 
 import torch
 
@@ -33,6 +35,9 @@ class Gradients:
         self.length = self._size + statistics
         self.dtype = parameters[0].dtype
         self._short: torch.Tensor | None = None
+        self._begins = [0]
+        for parameter in parameters:
+            self._begins.append(self._begins[-1] + parameter.numel())
 
     def views(self, vector: torch.Tensor) -> list[torch.Tensor]:
         """The gradient of each parameter in `vector`, laid out in memory as the parameter is."""
@@ -51,6 +56,28 @@ class Gradients:
         """Make `views` the gradients that the backward pass adds to and the optimizer reads."""
         for parameter, view in zip(self._parameters, views, strict=True):
             parameter.grad = view
+
+    @contextmanager
+    def watched(self, complete: Callable[[int], None]) -> Iterator[Watch]:
+        """Tell how much of the vector is complete while a backward pass runs: from the end, as it reaches the layers.
+
+        Args:
+            complete: told of falling numbers; in the order of the vector nothing is complete before what follows it.
+
+        Yields:
+            What knows whether that was true.
+        """
+        watch = Watch(self._begins, complete)
+        handles = []
+        for index, parameter in enumerate(self._parameters):
+            hook = partial(watch.accumulated, index)
+            handle = parameter.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]  # torch's stubs
+            handles.append(handle)
+        try:
+            yield watch
+        finally:
+            for handle in handles:
+                handle.remove()
 
     def clipped(self, vector: torch.Tensor, most: float) -> torch.Tensor:
         """Gradients whose Euclidean norm over all parameters is no longer than `most`.
@@ -73,6 +100,36 @@ class Gradients:
         if norm <= most:
             return vector
         if self._short is None:
-            self._short = torch.empty(self.length, dtype=self.dtype)
+            self._short = torch.empty_like(vector)
         torch.mul(gradients, most / norm, out=self._short[: self._size])
         return self._short
+
+
+class Watch:
+    """Follows one backward pass.
+
+    Args:
+        begins: where the gradient of each parameter begins in the vector, and where the last one ends.
+        complete: told from where on all gradients have been accumulated.
+
+    Attributes:
+        repeated: whether a gradient was added to once more, as where a layer that is computed again in the backward
+            pass, by a backward pass of its own, is used twice.
+    """
+
+    def __init__(self, begins: Sequence[int], complete: Callable[[int], None]) -> None:
+        self.repeated = False
+        self._begins = begins
+        self._complete = complete
+        self._done = [False] * (len(begins) - 1)
+        self._first = len(self._done)
+
+    def accumulated(self, index: int, _parameter: torch.Tensor) -> None:
+        """The gradient of a parameter has been added to."""
+        self.repeated = self.repeated or self._done[index]
+        self._done[index] = True
+        first = self._first
+        while self._first and self._done[self._first - 1]:
+            self._first -= 1
+        if self._first < first:
+            self._complete(self._begins[self._first])

@@ -7,13 +7,14 @@ that returns, it commits. Before that it touches nothing that a repetition would
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 import msgspec
 import torch
 
 from ganglion.core.errors import ControlError
-from ganglion.training.collective import Collective, Divisor, Reduced
+from ganglion.training.collective import Collective, Complete, Divisor, Reduced
 from ganglion.training.mapping import assign
 from ganglion.training.memory import bytes_of
 from ganglion.training.mesh import DisruptedError
@@ -63,6 +64,10 @@ class Group(Protocol):
         """
         ...
 
+    def overlap(self) -> Complete | None:
+        """As `Collective.overlap`, with the present mapping."""
+        ...
+
     def reduce(self, note: bytes, divisor: Divisor, seconds: float) -> Reduced:
         """As `Collective.reduce`, with the present mapping.
 
@@ -74,6 +79,10 @@ class Group(Protocol):
         Raises:
             DisruptedError: the transaction has to be repeated.
         """
+        ...
+
+    def computing(self) -> AbstractContextManager[None]:
+        """Within it this process computes its slices; whoever is stuck there is replaced, where that is possible."""
         ...
 
     def gather(self, value: bytes) -> list[bytes]:
@@ -89,6 +98,17 @@ class Group(Protocol):
 
         Raises:
             ControlError: there can be no other.
+        """
+        ...
+
+    def release(self, leaving: Sequence[bool]) -> bool:
+        """Let processes go that have said in the last transaction that they end after it.
+
+        Args:
+            leaving: by rank in the present roster.
+
+        Returns:
+            Whether the others, if there are any, go on without them. If not, everyone has to end.
         """
         ...
 
@@ -130,6 +150,14 @@ class FixedGroup:
                 bytes_of(tensor)[:] = part
             replica.restore(unpack(header, received))
 
+    def computing(self) -> AbstractContextManager[None]:
+        """Nobody can be replaced."""
+        return nullcontext()
+
+    def overlap(self) -> Complete | None:
+        """Begin to reduce."""
+        return self._collective.overlap(self.spans)
+
     def reduce(self, note: bytes, divisor: Divisor, seconds: float) -> Reduced:
         """Reduce."""
         return self._collective.reduce(self.spans, note, divisor)
@@ -144,6 +172,10 @@ class FixedGroup:
             f"Rank {self.rank} of {self._collective.world} cannot go on: another process of the training is gone or "
             f"cannot be reached ({error})."
         ) from error
+
+    def release(self, leaving: Sequence[bool]) -> bool:
+        """Nobody can be done without."""
+        return False
 
     def close(self) -> None:
         """Leave."""

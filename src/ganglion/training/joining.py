@@ -6,12 +6,13 @@ import socket
 from collections.abc import Mapping
 
 from ganglion.execution.member import Member, Peer
+from ganglion.training.accelerator import AcceleratorCollective
 from ganglion.training.assembly import Assembly
-from ganglion.training.collective import Single
+from ganglion.training.collective import Collective, Single
 from ganglion.training.elastic import ElasticGroup
 from ganglion.training.gloo import GlooCollective, meet
 from ganglion.training.group import FixedGroup, Group
-from ganglion.training.memory import Slots
+from ganglion.training.memory import DeviceSlots, Slots
 from ganglion.training.numerics import Arithmetic
 from ganglion.training.tcp import TcpCollective
 
@@ -19,7 +20,7 @@ from ganglion.training.tcp import TcpCollective
 def join(
     member: Member,
     environment: Mapping[str, str],
-    slots: Slots,
+    slots: Slots | DeviceSlots,
     *,
     logical: int,
     arithmetic: Arithmetic,
@@ -49,8 +50,8 @@ def join(
     rank, address, port = int(environment["RANK"]), environment["MASTER_ADDR"], int(environment["MASTER_PORT"])
     store = meet(address, port, rank=rank, world=world)
     if not exact:
-        collective = GlooCollective(slots, store=store, address=address, rank=rank, world=world, logical=logical)
-        return FixedGroup(collective, logical)
+        gloo = GlooCollective(slots, store=store, address=address, rank=rank, world=world, logical=logical)
+        return FixedGroup(gloo, logical)
     listener = socket.create_server((_own_address(address, port), 0))
     host, own_port = listener.getsockname()[:2]
     store.set(f"endpoint/{rank}", f"tcp:{host}:{own_port}")
@@ -62,7 +63,12 @@ def join(
     assembly = Assembly(f"rank-{rank}", 1, member.secret, listener)
     mesh = assembly.form(peers, 0)
     assembly.close()
-    return FixedGroup(TcpCollective(mesh, slots, logical=logical), logical)
+    collective: Collective
+    if isinstance(slots, DeviceSlots):
+        collective = AcceleratorCollective(mesh, slots, logical=logical)
+    else:
+        collective = TcpCollective(mesh, slots, logical=logical)
+    return FixedGroup(collective, logical)
 
 
 def _own_address(address: str, port: int) -> str:

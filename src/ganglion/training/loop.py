@@ -9,8 +9,8 @@ repeated.
 from __future__ import annotations
 
 import enum
-import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -19,25 +19,31 @@ import torch
 
 from ganglion.core import faults
 from ganglion.core.errors import DataError, ExecutionError
+from ganglion.execution.member import Member
 from ganglion.training.callbacks import Callback, Training
 from ganglion.training.checkpoints.keeper import Keeper
 from ganglion.training.checkpoints.manifest import Progress
 from ganglion.training.computation import Computation, Slice
+from ganglion.training.departure import Departure, LeftAloneError
+from ganglion.training.diagnosis import Circumstances, Verdict, diagnose
 from ganglion.training.evaluation import evaluate_together
 from ganglion.training.feed import Feed
 from ganglion.training.gradients import Gradients
 from ganglion.training.group import Group
 from ganglion.training.losses import Loss
-from ganglion.training.memory import Slots
+from ganglion.training.measures import Tally
+from ganglion.training.memory import vectors_for
 from ganglion.training.mesh import DisruptedError
 from ganglion.training.metrics import find_metrics
 from ganglion.training.observers import Observers
 from ganglion.training.optimizers import build_optimizer
+from ganglion.training.pauses import Pauses
 from ganglion.training.plan import TrainingPlan
 from ganglion.training.source import BatchSource, Columns, part_of
 from ganglion.training.state import digest
 from ganglion.training.statistics import RunningStatistics
 from ganglion.training.tensors import Columnizer
+from ganglion.training.timing import Lap, Stage, StepTimer, cores
 from ganglion.training.tree import depth, leaves
 
 
@@ -74,10 +80,15 @@ class Position(msgspec.Struct):
 
 
 class _Part(msgspec.Struct, frozen=True, array_like=True):
-    """What a process has to say of its step: why the training is to stop, and of each slice."""
+    """What a process has to say: why the training is to stop, of each slice, and where its last step's time went.
+
+    `leaves` says that it ends after this step.
+    """
 
     stop: str
     slices: tuple[Slice, ...]
+    lap: Lap | None
+    leaves: bool
 
 
 class Loop:
@@ -94,6 +105,7 @@ class Loop:
         logical: number of logical workers.
         callbacks: the same on every process.
         keeper: of its checkpoints, if there are to be any.
+        member: this process.
 
     Attributes:
         training: what callbacks see.
@@ -114,6 +126,7 @@ class Loop:
         logical: int,
         callbacks: Sequence[Callback],
         keeper: Keeper | None = None,
+        member: Member,
     ) -> None:
         self.training = Training(model, steps=plan.steps(train.steps_per_epoch), steps_per_epoch=train.steps_per_epoch)
         self.commits = -1
@@ -129,12 +142,18 @@ class Loop:
         self._position = Position()
         self._feed = Feed(train, logical)
         self._keeper = keeper
+        self._departure = Departure(member)
+        self._leaving: list[bool] = []
+        self._pauses = Pauses(
+            patience=plan.patience, secure=self._secure, report=member.report, leaving=member.draining
+        )
         self._model.train()
         self._statistics = RunningStatistics(model, lambda: model(columnizer(probe)[0]))
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._optimizer = build_optimizer(plan.optimizer, trained, plan.learning_rate)
         self._gradients = Gradients(trained, self._statistics.length)
-        self.slots = Slots(depth(leaves(range(logical)), logical) + 1, self._gradients.length, self._gradients.dtype)
+        count = depth(leaves(range(logical)), logical) + 1
+        self.slots = vectors_for(trained[0].device, count, self._gradients.length, self._gradients.dtype)
         self._computation = Computation(
             plan,
             model=model,
@@ -146,6 +165,16 @@ class Loop:
             logical=logical,
         )
         self._shown: tuple[torch.Tensor, list[torch.Tensor]] | None = None
+        self._timer = StepTimer()
+        self._tally = Tally()
+        self._circumstances = Circumstances(
+            logical=logical,
+            cores=cores(),
+            channels_last=plan.channels_last,
+            precision=plan.precision,
+            micro_batches=plan.micro_batches,
+        )
+        self.training.diagnose = lambda: diagnose(self._tally.recent(), self._circumstances)
 
     def run(self, group: Group, publish: Callable[[str], bytes]) -> bytes:
         """Train to the last epoch, or until a callback stops it.
@@ -160,8 +189,24 @@ class Loop:
         Raises:
             DivergedError: the loss or a gradient was not finite; raised on every process.
             DataError: the source gave a label out of range, or fewer batches than it said.
+            OutageError: a source was away for longer than the plan's patience lasts.
             ControlError: another process is gone and cannot be done without.
+            Terminated: this process was asked to leave, and has.
         """
+        try:
+            with self._departure:
+                result = self._run(group, publish)
+            self._feed.close()
+            return result
+        except LeftAloneError:
+            self._secure()
+            self._departure.leave()
+        finally:
+            self._pauses.close()
+            if self._keeper is not None:
+                self._keeper.close()
+
+    def _run(self, group: Group, publish: Callable[[str], bytes]) -> bytes:
         result = b""
         while self._position.phase is not Phase.DONE:
             try:
@@ -180,11 +225,10 @@ class Loop:
                         self._position.phase = Phase.DONE
                 self.commits += 1
                 self._offer(group.rank)
+                self._timer.finish()
+                self._part(group)
             except DisruptedError as error:
                 group.disband(error)
-        self._feed.close()
-        if self._keeper is not None:
-            self._keeper.close()
         return result
 
     def warm_up(self, records: Columns) -> None:
@@ -194,8 +238,11 @@ class Loop:
             records: at least one; of as many as a slice has, if there are as many.
         """
         size = max(1, self._train.global_batch // self._logical)
-        self._computation.compute(0, 0, part_of(records, slice(size)), 0)
-        self._statistics.restore()
+        self._computation.warm_up(part_of(records, slice(size)))
+
+    def diagnosis(self) -> Verdict:
+        """What the training was bound by, as far as this process has seen it."""
+        return diagnose(self._tally.total(), self._circumstances)
 
     # the state, as `group.Replica` has it
 
@@ -232,11 +279,29 @@ class Loop:
 
     def _offer(self, rank: int) -> None:
         """Let the chief save what was committed, if that is due; a state that was just measured with its metrics."""
+        if self._keeper is not None and rank == 0 and self._position.phase is not Phase.DONE:
+            self._keeper.offer(self.state, self._progress())
+
+    def _secure(self) -> None:
+        """Save what was committed now, whoever this process is; only between two commits."""
+        if self._keeper is not None and self.commits >= 0:
+            self._keeper.secure(self.state, self._progress())
+
+    def _progress(self) -> Progress:
         position, training = self._position, self.training
-        if self._keeper is not None and rank == 0 and position.phase is not Phase.DONE:
-            metrics = training.metrics if position.phase is Phase.DECIDE else {}
-            progress = Progress(step=training.step, epoch=position.epoch, batch=position.batch, metrics=metrics)
-            self._keeper.offer(self.state, progress)
+        metrics = training.metrics if position.phase is Phase.DECIDE else {}
+        return Progress(step=training.step, epoch=position.epoch, batch=position.batch, metrics=metrics)
+
+    def _part(self, group: Group) -> None:
+        """After a step in which somebody said that it leaves: leave, or let it go."""
+        leaving, self._leaving = self._leaving, []
+        if not any(leaving):
+            return
+        stay = group.release(leaving)
+        if not stay and group.rank == 0:
+            self._secure()
+        if leaving[group.rank] or not stay:
+            self._departure.leave()
 
     def _digest(self) -> str:
         position = (self._position.epoch, self._position.batch, self.training.step, self.training.records)
@@ -246,13 +311,18 @@ class Loop:
 
     def _step(self, group: Group) -> None:
         position, training = self._position, self.training
-        began = time.perf_counter()
+        self._timer.start()
         span = group.spans[group.rank]
         faults.point("training.load", step=training.step)
-        slices = self._feed.slices(position.epoch, position.batch, span)
+        slices = self._pauses.read(
+            lambda: self._feed.slices(position.epoch, position.batch, span), step=training.step, again=self._feed.close
+        )
+        self._timer.ended(Stage.LOAD)
         faults.point("training.batch", step=training.step, slices=slices)
         try:
-            said = self._computation.accumulate(training.step, span, slices)
+            with group.computing():
+                complete = group.overlap() if self._computation.may_overlap else None
+                said = self._computation.accumulate(training.step, span, slices, complete)
         except DataError as error:
             raise DataError(f"{error} It is {self._place()}.") from error
         faults.point("training.before_reduce", step=training.step)
@@ -262,9 +332,14 @@ class Loop:
             parts.extend(msgspec.msgpack.decode(note, type=_Part) for note in notes)
             return float(max(1, sum(said.records for part in parts for said in part.slices)))
 
-        note = msgspec.msgpack.encode(_Part(training.stopped, tuple(said)))
-        reduced = group.reduce(note, divisor, time.perf_counter() - began)
+        note = msgspec.msgpack.encode(
+            _Part(training.stopped, tuple(said), self._timer.lap, self._departure.asked.is_set())
+        )
+        reduced = group.reduce(note, divisor, self._timer.ended(Stage.COMPUTE))
+        self._timer.ended(Stage.REDUCE)
+        self._tally.add([part.lap for part in parts])
         faults.point("training.after_reduce", step=training.step)
+        self._leaving = [part.leaves for part in parts]
         everyone = [each for part in parts for each in part.slices]  # in the order of the logical workers
         self._check(everyone, reduced.finite)
         records = sum(each.records for each in everyone)
@@ -274,6 +349,7 @@ class Loop:
         self._show(group.result)
         self._set_learning_rate()
         self._optimizer.step()
+        self._timer.ended(Stage.UPDATE)
         faults.point("training.optimizer", step=training.step)
         self._statistics.commit(self._gradients.statistics(group.result))
         position.batch += 1
@@ -294,7 +370,8 @@ class Loop:
         position = self._position
         metrics = {"train_loss": position.loss / max(1.0, position.records)}
         if self._held_out is not None:
-            metrics |= evaluate_together(
+            measure = partial(
+                evaluate_together,
                 self._model,
                 self._held_out,
                 metrics=self._metrics,
@@ -304,6 +381,7 @@ class Loop:
                 span=group.spans[group.rank],
                 logical=self._logical,
             )
+            metrics |= self._pauses.read(measure, step=self.training.step, timed=False)
         self.training.metrics = metrics
         self._position = Position(phase=Phase.DECIDE, epoch=position.epoch + 1)
         self._observers.epoch(group.rank, position.epoch + 1, metrics)

@@ -18,6 +18,9 @@ GAIN = 1.25
 WINDOW = 8
 """Steps over which the time for a slice is measured (their median, which one disturbed step does not move)."""
 
+CERTAIN = 3
+"""Steps in a row after which a mapping is changed earlier, if each process were as fast as in the best of them."""
+
 
 def assign(costs: Sequence[float], logical: int) -> tuple[range, ...]:
     """Cut the logical workers into one contiguous range for each process so that the slowest ends as early as can be.
@@ -42,6 +45,15 @@ def assign(costs: Sequence[float], logical: int) -> tuple[range, ...]:
 def duration(spans: Sequence[range], costs: Sequence[float]) -> float:
     """Seconds until the slowest process has computed its slices."""
     return max(len(span) * cost for span, cost in zip(spans, costs, strict=True))
+
+
+def adders(spans: Sequence[range]) -> tuple[int, ...]:
+    """The processes that add up the vectors: those that compute more than half as many slices as the fastest.
+
+    What a slower one could add the others have added sooner than it, and nobody has to wait for its word.
+    """
+    most = max(len(span) for span in spans)
+    return tuple(rank for rank, span in enumerate(spans) if 2 * len(span) > most)
 
 
 class Balance:
@@ -72,9 +84,15 @@ class Balance:
             if len(span):
                 history.append(value / len(span))
         busy = [history for history, span in zip(self._seconds, self.spans, strict=True) if len(span)]
-        if len(busy) < 2 or any(len(history) < WINDOW for history in busy):
+        if len(busy) < 2:
             return
-        typical = [statistics.median(history) if history else 0.0 for history in self._seconds]
+        if all(len(history) == WINDOW for history in busy):
+            self._follow([statistics.median(history) if history else 0.0 for history in self._seconds])
+        elif all(len(history) >= CERTAIN for history in busy):
+            self._follow([min(list(history)[-CERTAIN:], default=0.0) for history in self._seconds])
+
+    def _follow(self, typical: Sequence[float]) -> None:
+        """Change the mapping if that pays, given the seconds for a slice; 0 where nothing is known."""
         fallback = min(cost for cost in typical if cost > 0.0) if any(typical) else 1.0
         costs = [cost or fallback for cost in typical]
         better = assign(costs, self._logical)

@@ -1,7 +1,7 @@
-"""Memory that the processes of one host share.
+"""Where vectors lie: memory that the processes of one host share, or that of a device.
 
-It is an anonymous file: it has no name in any folder, is passed on through Unix sockets, and is gone with the last
-process that has it, in whatever way that ended.
+Shared memory is an anonymous file: it has no name in any folder, is passed on through Unix sockets, and is gone with
+the last process that has it, in whatever way that ended.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import mmap
 import os
 import tempfile
+from typing import Protocol
 
 import torch
 
@@ -18,6 +19,24 @@ _ALIGNMENT = 64
 
 _HUGE = 2 * 2**20
 """Bytes of a huge page; memory of at least that much is made of them where the kernel can do that."""
+
+
+class Vectors(Protocol):
+    """Vectors of one length: what a process has to offer to the others.
+
+    Attributes:
+        count: how many there may be.
+        length: numbers in each.
+        dtype: of the numbers.
+    """
+
+    count: int
+    length: int
+    dtype: torch.dtype
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        """The vector at `index`, shape [length]."""
+        ...
 
 
 class SharedMemory:
@@ -51,7 +70,7 @@ class SharedMemory:
 
 
 class Slots:
-    """Vectors of one length in shared memory: what a process has to offer to the others.
+    """Vectors of one length in shared memory.
 
     Args:
         count: how many vectors there may be.
@@ -73,6 +92,34 @@ class Slots:
     def __getitem__(self, index: int) -> torch.Tensor:
         """The vector at `index`, shape [length]."""
         return self.memory.tensor(self.dtype, index * self._stride, self.length)
+
+
+class DeviceSlots:
+    """Vectors of one length in the memory of a device, which no other process sees.
+
+    Args:
+        count: how many vectors there may be.
+        length: numbers in each.
+        dtype: of the numbers.
+        device: where they lie.
+    """
+
+    def __init__(self, count: int, length: int, dtype: torch.dtype, device: torch.device) -> None:
+        self.count = count
+        self.length = length
+        self.dtype = dtype
+        self.device = device
+        stride = -(-max(1, length) * dtype.itemsize // _ALIGNMENT) * _ALIGNMENT // dtype.itemsize
+        self._vectors = torch.zeros(count, stride, dtype=dtype, device=device)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        """The vector at `index`, shape [length]."""
+        return self._vectors[index, : self.length]
+
+
+def vectors_for(device: torch.device, count: int, length: int, dtype: torch.dtype) -> Slots | DeviceSlots:
+    """Vectors where the gradients are computed."""
+    return Slots(count, length, dtype) if device.type == "cpu" else DeviceSlots(count, length, dtype, device)
 
 
 def bytes_of(tensor: torch.Tensor) -> memoryview:

@@ -12,16 +12,23 @@ import os
 import select
 import socket
 import struct
+import time
 from array import array
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TypeAlias
+from itertools import islice
 
 from ganglion.core.errors import ControlError
-
-_Pieces: TypeAlias = "deque[memoryview]"
+from ganglion.execution.member import break_when_dead
+from ganglion.training.traffic import Pieces, Traffic, Transfer
 
 _LENGTH = struct.Struct(">I")
+_AT_ONCE = 16
+"""Pieces that are given to the kernel in one call."""
+
+_ENDED = getattr(select, "POLLRDHUP", 0)
+"""That the other side will send nothing more, where the system tells; elsewhere it is told once the link is gone."""
+
 LOOK = 100
 """Milliseconds between two looks at those who keep the others waiting."""
 
@@ -49,6 +56,7 @@ class Link:
         self.local = connection.family == socket.AF_UNIX
         if not self.local:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            break_when_dead(connection)
         self.connection = connection
         self.descriptors: deque[int] = deque()
         self._arrived = bytearray()
@@ -91,7 +99,7 @@ class Link:
             and len(self._arrived) >= _LENGTH.size + _LENGTH.unpack_from(self._arrived)[0]
         )
 
-    def fill(self, pieces: _Pieces) -> None:
+    def fill(self, pieces: Pieces) -> None:
         """Put raw bytes where they belong: those that have arrived already, and what can be read now.
 
         Raises:
@@ -113,7 +121,7 @@ class Link:
                 raise DisruptedError("A process has left.")
             _advance(pieces, count)
 
-    def empty(self, pieces: _Pieces) -> None:
+    def empty(self, pieces: Pieces) -> None:
         """Send as many raw bytes as the other side takes now.
 
         Raises:
@@ -121,7 +129,7 @@ class Link:
         """
         while pieces:
             try:
-                _advance(pieces, self.connection.send(pieces[0]))
+                _advance(pieces, self.connection.sendmsg(list(islice(pieces, _AT_ONCE))))
             except BlockingIOError:
                 return
             except OSError as error:
@@ -135,9 +143,10 @@ class Mesh:
         rank: of this process in the roster.
         links: by rank, to all others.
         wake: a descriptor that becomes readable when the controller has said something; -1 for none.
-        disrupted: asked when it has; whether what is going on has to be given up.
+        disrupted: the attribute.
 
     Attributes:
+        disrupted: asked when the controller has said something; whether what is going on has to be given up.
         late: called now and then with the ranks that keep this process waiting.
     """
 
@@ -155,9 +164,10 @@ class Mesh:
         self._links = dict(links)
         self._ranks = {link.connection.fileno(): peer for peer, link in links.items()}
         self._wake = wake
-        self._disrupted = disrupted
+        self.disrupted = disrupted
         self.late: Callable[[Collection[int]], None] = lambda _ranks: None
         self._left: set[int] = set()
+        self._looked = 0.0
         self._arrivals = select.poll()
         for descriptor in self._ranks:
             self._arrivals.register(descriptor, select.POLLIN)
@@ -168,6 +178,12 @@ class Mesh:
     def one_host(self) -> bool:
         """Whether no link leaves this host, so that open files can be passed."""
         return all(link.local for link in self._links.values())
+
+    @property
+    def address(self) -> str:
+        """The address of this host as the others reach it."""
+        names = [link.connection.getsockname()[0] for link in self._links.values() if not link.local]
+        return str(names[0]) if names else "127.0.0.1"
 
     def exchange(self, message: bytes) -> list[bytes]:
         """Give every process a message and get one from each; by rank, that of this process among them.
@@ -187,7 +203,7 @@ class Mesh:
         """
         data = frame(message)
         files = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", descriptors))] if descriptors else []
-        rest: dict[int, _Pieces] = {}
+        rest: dict[int, Pieces] = {}
         for rank in ranks:
             connection = self._links[rank].connection
             try:
@@ -229,6 +245,34 @@ class Mesh:
                     missing.discard(rank)
         return {rank: self._links[rank].message() or b"" for rank in ranks}
 
+    def agree(self, word: bool, ranks: Collection[int]) -> bool:
+        """Whether all of `ranks` say yes; nobody waits for the others.
+
+        Raises:
+            DisruptedError: one of them is gone, or the membership has changed.
+        """
+        if self.rank not in ranks:
+            word = True
+        else:
+            self.send(self.peers, b"\1" if word else b"\0")
+        said = self.receive([rank for rank in ranks if rank != self.rank])
+        return word and all(one == b"\1" for one in said.values())
+
+    def look(self) -> None:
+        """Look whether everybody is still there, without waiting; for what is waited for elsewhere.
+
+        Raises:
+            DisruptedError: somebody is gone, or the membership has changed.
+        """
+        ended = select.POLLHUP | select.POLLERR | _ENDED
+        poll = self._polling(dict.fromkeys(self.peers, _ENDED))
+        for descriptor, events in self._heed(poll.poll(0)):
+            if events & ended:
+                raise DisruptedError(f"Rank {self._ranks[descriptor]} has left.")
+        if time.monotonic() - self._looked >= LOOK / 1000:
+            self._looked = time.monotonic()
+            self.late(self.peers)
+
     def descriptor(self, rank: int) -> int:
         """The next open file that a rank has sent with its messages."""
         return self._links[rank].descriptors.popleft()
@@ -245,20 +289,40 @@ class Mesh:
         Raises:
             DisruptedError: somebody is gone, or the membership has changed.
         """
-        sending = {rank: _pieces(pieces) for rank, pieces in outgoing.items()}
-        receiving = {rank: _pieces(pieces) for rank, pieces in incoming.items()}
-        for rank, pieces in receiving.items():
-            self._links[rank].fill(pieces)
-        for rank, pieces in sending.items():
-            self._links[rank].empty(pieces)
-        while busy := {rank for rank in self.peers if sending.get(rank) or receiving.get(rank)}:
-            reading = {rank: select.POLLIN if receiving.get(rank) else 0 for rank in busy}
-            writing = {rank: select.POLLOUT if sending.get(rank) else 0 for rank in busy}
-            poll = self._polling({rank: reading[rank] | writing[rank] for rank in busy})
-            for descriptor, _ in self._wait(poll, busy):
-                rank = self._ranks[descriptor]
-                self._links[rank].fill(receiving.get(rank, deque()))
-                self._links[rank].empty(sending.get(rank, deque()))
+        self.carry(Transfer(self.peers, outgoing, incoming))
+
+    def carry(self, traffic: Traffic) -> None:
+        """Send and receive until it is over.
+
+        Raises:
+            DisruptedError: somebody is gone, or the membership has changed.
+        """
+        for rank in self.peers:
+            self._move(traffic, rank)
+        while not traffic.over():
+            wanted = {
+                rank: (select.POLLIN if traffic.incoming[rank] else 0)
+                | (select.POLLOUT if traffic.outgoing[rank] else 0)
+                for rank in self.peers
+            }
+            poll = self._polling({rank: events for rank, events in wanted.items() if events})
+            if traffic.call >= 0:
+                poll.register(traffic.call, select.POLLIN)
+            for descriptor, _ in self._wait(poll, traffic.awaited()):
+                if descriptor == traffic.call:
+                    traffic.called()
+                else:
+                    self._move(traffic, self._ranks[descriptor])
+
+    def _move(self, traffic: Traffic, rank: int) -> None:
+        """Receive and send what can be now."""
+        link, incoming = self._links[rank], traffic.incoming[rank]
+        while incoming:
+            link.fill(incoming)
+            if incoming:
+                break
+            traffic.arrived(rank)
+        link.empty(traffic.outgoing[rank])
 
     def _polling(self, events: Mapping[int, int]) -> select.poll:
         poll = select.poll()
@@ -273,8 +337,12 @@ class Mesh:
         ready = poll.poll(LOOK)
         if not ready:
             self.late(missing)
+        return self._heed(ready)
+
+    def _heed(self, ready: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """What is ready but for the controller's word, which is listened to."""
         if any(descriptor == self._wake for descriptor, _ in ready):
-            if self._disrupted():
+            if self.disrupted():
                 raise DisruptedError("The membership has changed.")
             ready = [(descriptor, events) for descriptor, events in ready if descriptor != self._wake]
         return ready
@@ -293,12 +361,10 @@ class Mesh:
             link.connection.close()
 
 
-def _pieces(raws: Sequence[memoryview]) -> _Pieces:
-    return deque(raw for raw in raws if len(raw))
-
-
-def _advance(pieces: _Pieces, count: int) -> None:
-    """Take `count` bytes off the first piece."""
+def _advance(pieces: Pieces, count: int) -> None:
+    """Take `count` bytes off the front."""
+    while count >= len(pieces[0]):
+        count -= len(pieces.popleft())
+        if not pieces:
+            return
     pieces[0] = pieces[0][count:]
-    if not len(pieces[0]):
-        pieces.popleft()

@@ -23,7 +23,8 @@ class Arithmetic(msgspec.Struct, frozen=True, kw_only=True):
         instructions: the instruction set that PyTorch's own kernels use.
         onednn: limit of oneDNN's instruction set (`ONEDNN_MAX_CPU_ISA`); empty for none.
         mkl: mode of MKL's reproducibility (`MKL_CBWR`); empty for none.
-        machine: the instruction sets of the processor that libraries choose by, as far as PyTorch tells.
+        machine: the accelerator with its libraries; without one, the instruction sets of the processor that libraries
+            choose by, as far as PyTorch tells.
         optimizer: the implementation of the optimizer's step.
     """
 
@@ -55,14 +56,35 @@ class Arithmetic(msgspec.Struct, frozen=True, kw_only=True):
             )
 
 
-def arithmetic() -> Arithmetic:
-    """The arithmetic of this process."""
+def arithmetic(device: torch.device | None = None) -> Arithmetic:
+    """The arithmetic of this process, with the model on a device; by default on the CPU."""
     return Arithmetic(
         torch=f"{torch.__version__} {torch.version.git_version}",
         threads=torch.get_num_threads(),
         instructions=torch.backends.cpu.get_cpu_capability(),
         onednn=os.environ.get("ONEDNN_MAX_CPU_ISA", ""),
         mkl=os.environ.get("MKL_CBWR", ""),
-        machine="amx" if torch.cpu._is_amx_tile_supported() else "",
+        machine=_accelerator(device) or ("amx" if torch.cpu._is_amx_tile_supported() else ""),
         optimizer="fused",
     )
+
+
+def settle(device: torch.device) -> None:
+    """Have an accelerator compute the same again from the same; on a CPU that is so with one thread.
+
+    As https://docs.pytorch.org/docs/stable/notes/randomness.html describes it: kernels whose sums have one order, and
+    no choice among kernels by how fast they turn out to be. Not yet run on an accelerator.
+    """
+    if device.type == "cpu":
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def _accelerator(device: torch.device | None) -> str:
+    if device is None or device.type != "cuda":
+        return ""
+    cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]  # torch does not annotate it
+    return f"{torch.cuda.get_device_name(device)} cuda {torch.version.cuda} cudnn {cudnn}"

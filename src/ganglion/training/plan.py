@@ -36,6 +36,12 @@ PRELOAD = (
 RESTARTS = 100
 """How many lost workers are replaced by default; bounded, as what kills one may kill all that follow."""
 
+LONGEST_BACKOFF = 0.2
+"""Seconds until a lost worker is replaced, at most: the others work for it meanwhile, and `RESTARTS` bounds a loop."""
+
+MKL_MODE = "AUTO"
+"""Sums in MKL go by the processor alone, not by how memory happens to be aligned."""
+
 METRICS = (
     "accuracy",
     "exact_match",
@@ -121,8 +127,8 @@ class TrainingPlan(Config, frozen=True, kw_only=True):
     """A training; with the data it names, it determines the trained model.
 
     Attributes:
-        model: builds the `torch.nn.Module`. It takes the input column as it is stored and returns one row for each
-            record; classifiers return logits.
+        model: builds the `torch.nn.Module`, on the device where it is to be trained. It takes the input column as it is
+            stored and returns one row for each record; classifiers return logits.
         train: builds the `BatchSource` that is learned from.
         held_out: builds the `BatchSource` that is measured on, each record once.
         epochs: passes over the training records; one, unless `max_steps` is given.
@@ -160,6 +166,8 @@ class TrainingPlan(Config, frozen=True, kw_only=True):
         seed: of initial weights and dropout.
         max_bad_slices: how many slices may be left out of their steps because the loss refuses a target in them or is
             not a finite number there; one more ends the training. They are counted in the result.
+        patience: seconds for which a source may be away. The training pauses meanwhile, safe in a checkpoint if it has
+            any, and goes on when the source is back; after that it fails.
         exact: sum in one fixed order, so that the result is the same to the last bit however many workers there are,
             and workers may come and go; otherwise use the all-reduce of `torch.distributed`, and fail when one is lost.
         channels_last: lay images out with the channels innermost, which is faster on CPUs.
@@ -191,6 +199,7 @@ class TrainingPlan(Config, frozen=True, kw_only=True):
     batch_per_worker: int | None = None
     learning_rate_rule: Literal["linear", "sqrt", "none"] = "linear"
     max_bad_slices: int = 0
+    patience: float = 3600.0
     logical_workers: int | None = None
     seed: int = 0
     exact: bool = True
@@ -259,7 +268,7 @@ class TrainingPlan(Config, frozen=True, kw_only=True):
 
 
 _POSITIVE = (
-    *("epochs", "max_steps", "max_time", "learning_rate", "clip_norm", "micro_batches"),
+    *("epochs", "max_steps", "max_time", "patience", "learning_rate", "clip_norm", "micro_batches"),
     *("global_batch", "batch_per_worker", "logical_workers"),
 )
 
@@ -319,8 +328,8 @@ def gang(
         resources=Resources(cpu=cpu, memory=memory),
         roles=(Role(name="worker", count=workers, minimum=min_workers),),
         elastic=plan.exact,
-        restart=Restart(budget=restarts, backoff=0.05, longest=1.0, alone=True) if plan.exact else NEVER,
-        numerics=Numerics(threads=1),
+        restart=Restart(budget=restarts, backoff=0.05, longest=LONGEST_BACKOFF, alone=True) if plan.exact else NEVER,
+        numerics=Numerics(threads=1, mkl=MKL_MODE),
         preload=PRELOAD,
         timeout=timeout,
         import_path=import_path,

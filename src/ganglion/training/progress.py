@@ -31,12 +31,13 @@ class ProgressBar:
             BarColumn(),
             TextColumn("{task.fields[speed]}"),
             TextColumn("loss {task.fields[loss]}"),
+            TextColumn("{task.fields[bound]}"),
             TimeRemainingColumn(),
             console=console,
             disable=not console.is_terminal,
             transient=True,
         )
-        self._task = self._bar.add_task("", total=None, speed="", loss="")
+        self._task = self._bar.add_task("", total=None, speed="", loss="", bound="")
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -51,6 +52,10 @@ class ProgressBar:
         """Take one event of the job."""
         with self._guard:
             match event:
+                case MemberReported(member=member, values={"paused": {"step": step, "reason": reason}}):
+                    self._console.print(f"{member} waits for data in step {step + 1}: {escape(reason)}", soft_wrap=True)
+                case MemberReported(member=member, values={"resumed": {"seconds": seconds}}):
+                    self._console.print(f"{member} has its data again, after {seconds:.1f} s", highlight=False)
                 case MemberReported(values=values):
                     self._move(values)
                     if "epoch" in values:
@@ -68,6 +73,8 @@ class ProgressBar:
             fields["speed"] = f"{values['images_per_second']:,.0f} records/s"
         if "step_loss" in values:
             fields["loss"] = f"{values['step_loss']:.4g}"
+        if "bound" in values:
+            fields["bound"] = values["bound"]
         self._bar.update(self._task, completed=values["step"], total=values["steps"], **fields)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from ganglion.artifacts.store import Artifact
+from ganglion.training.diagnosis import Verdict
 
 
 class TrainingResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,6 +24,8 @@ class TrainingResult(msgspec.Struct, frozen=True, kw_only=True):
         arithmetic: what the bits depend on beside plan and data.
         stopped: why it ended before its last epoch; empty when it did not.
         bad_slices: how many slices were left out because they could not be used.
+        checkpoint_problem: why the last checkpoint could not be saved; empty when it could, or none was asked for.
+        diagnosis: what its speed was bound by, with evidence and remedies.
     """
 
     artifact: Artifact | None
@@ -33,3 +36,5 @@ class TrainingResult(msgspec.Struct, frozen=True, kw_only=True):
     arithmetic: dict[str, Any] = {}
     stopped: str = ""
     bad_slices: int = 0
+    checkpoint_problem: str = ""
+    diagnosis: Verdict = Verdict()

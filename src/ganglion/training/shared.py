@@ -1,24 +1,34 @@
 """The collective of processes on one host: vectors and result lie in memory that all of them see.
 
-Nothing is copied. Each process sums one segment of all vectors and writes it to the result; two short messages over the
-mesh say that the vectors are complete and that the result is. A process writes to nothing but its own vectors and its
-own segment of a result that was made for this roster, so one that was given up cannot disturb those that go on without
-it.
+Nothing is copied. Each process that is fast enough sums one segment of all vectors and writes it to the result; two
+short messages over the mesh say that the vectors are complete and that the segment is. A process writes to nothing but
+its own vectors and its own segment of a result that was made for this roster, so one that was given up cannot disturb
+those that go on without it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
+from typing import NamedTuple
 
 import torch
 
 from ganglion.core import faults
-from ganglion.training.collective import Divisor, Reduced
+from ganglion.training.collective import Complete, Divisor, Reduced
+from ganglion.training.mapping import adders
 from ganglion.training.memory import Slots
 from ganglion.training.mesh import Mesh
-from ganglion.training.summation import OrderedSum, segments
+from ganglion.training.summation import OrderedSum, shares
 from ganglion.training.tree import Node, partition
+
+
+class _Share(NamedTuple):
+    """The sum for a mapping, the segment that this process adds up, and that segment of all vectors that go into it."""
+
+    ordered: OrderedSum
+    segment: slice
+    vectors: list[torch.Tensor]
 
 
 class SharedMemoryCollective:
@@ -43,16 +53,19 @@ class SharedMemoryCollective:
             if mapped is not slots:
                 mapped.memory.close()
         self.result = result[0]
-        self._segment = segments(slots.length, self.world)[self.rank]
-        self._sums: dict[tuple[range, ...], tuple[OrderedSum, list[torch.Tensor]]] = {}
+        self._sums: dict[tuple[range, ...], _Share] = {}
+
+    def overlap(self, spans: Sequence[range]) -> Complete | None:
+        """Nothing is transferred: sums take a small part of the time that the gradients take."""
+        return None
 
     def reduce(self, spans: Sequence[range], note: bytes, divisor: Divisor) -> Reduced:
         """Wait until all vectors are complete, sum one segment, wait until all segments are."""
-        ordered, vectors = self._sum(tuple(spans))
+        share = self._share(tuple(spans))
         notes = self._mesh.exchange(note)
         faults.point("training.in_reduce", disconnect=self._mesh.disconnect)
-        finite = ordered.into(self.result[self._segment], vectors, divisor(notes))
-        return Reduced(notes, all(flag == b"\1" for flag in self._mesh.exchange(b"\1" if finite else b"\0")))
+        finite = share.ordered.into(self.result[share.segment], share.vectors, divisor(notes))
+        return Reduced(notes, self._mesh.agree(finite, adders(spans)))
 
     def gather(self, value: bytes) -> list[bytes]:
         """Exchange messages."""
@@ -65,12 +78,13 @@ class SharedMemoryCollective:
     def _map(self, rank: int, like: Slots, count: int | None = None) -> Slots:
         return Slots(count or like.count, like.length, like.dtype, self._mesh.descriptor(rank))
 
-    def _sum(self, spans: tuple[range, ...]) -> tuple[OrderedSum, list[torch.Tensor]]:
-        """The sum for a mapping, and this process's segment of all vectors that go into it."""
+    def _share(self, spans: tuple[range, ...]) -> _Share:
+        """What this process adds up for a mapping."""
         if spans not in self._sums:
             offered = partition(spans, self._logical)
             vectors = [self._vectors[rank][slot] for rank, parts in enumerate(offered) for slot in range(len(parts))]
             parts: list[Node] = list(chain.from_iterable(offered))
             ordered = OrderedSum(parts, self._logical, self.result.dtype)
-            self._sums = {spans: (ordered, [vector[self._segment] for vector in vectors])}
+            segment = shares(self.result.numel(), spans)[self.rank]
+            self._sums = {spans: _Share(ordered, segment, [vector[segment] for vector in vectors])}
         return self._sums[spans]

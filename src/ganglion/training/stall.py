@@ -1,4 +1,4 @@
-"""Telling a process that has stopped working from one that a busy machine keeps waiting; pure but for `read`.
+"""Telling a process that has stopped working from one that a busy machine keeps waiting; pure but for what reads.
 
 Time alone proves nothing: on a busy machine, or behind a slow source, everything takes long. What a process does while
 others wait for it does. One that is stopped (`SIGSTOP`, a debugger) and has used no processor time since the last look
@@ -7,14 +7,21 @@ does not run until somebody continues it. One that is runnable, or waits for a d
 
 from __future__ import annotations
 
+import os
+import socket
+import struct
 import time
 from collections.abc import Callable, Collection
 from typing import NamedTuple
+
+from ganglion.execution.member import connect
 
 STOPPED_FOR = 0.3
 """Seconds that a process is seen stopped before it counts as hung."""
 
 _STOPPED = ("T", "t")
+_CREDENTIALS = struct.Struct("3i")
+_CONNECT_TIMEOUT = 1.0
 
 
 class Reading(NamedTuple):
@@ -28,11 +35,46 @@ class Reading(NamedTuple):
     state: str
     ticks: int
 
+    @property
+    def seconds(self) -> float:
+        """Processor time used."""
+        return self.ticks / os.sysconf("SC_CLK_TCK")
+
+
+def place() -> str:
+    """Where the id of this process means something: this boot of this host, and its namespace of processes."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            return f"{socket.gethostname()} {file.read().strip()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return socket.gethostname()
+
 
 def read(pid: int) -> Reading:
     """Look at a process of this host, as proc_pid_stat(5) describes it."""
+    return _read(f"/proc/{pid}/stat")
+
+
+def pid_behind(endpoint: str) -> int | None:
+    """Which process of this host listens at an endpoint, if the kernel tells (unix(7)); it need not answer for that."""
+    if not endpoint.startswith("unix:") or not hasattr(socket, "SO_PEERCRED"):
+        return None
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
+        with connect(endpoint, _CONNECT_TIMEOUT) as connection:
+            credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    except OSError:
+        return None
+    return _CREDENTIALS.unpack(credentials)[0] or None
+
+
+def read_thread(number: int) -> Reading:
+    """Look at a thread of this process."""
+    return _read(f"/proc/self/task/{number}/stat")
+
+
+def _read(path: str) -> Reading:
+    try:
+        with open(path, "rb") as file:
             fields = file.read(1024).rpartition(b")")[2].split()
         return Reading(fields[0].decode(), int(fields[11]) + int(fields[12]))
     except (OSError, IndexError):

@@ -63,7 +63,7 @@ def digest(value: Any) -> str:
         found.update(place.encode())
         if isinstance(part, torch.Tensor):
             found.update(repr((part.dtype, tuple(part.shape))).encode())
-            found.update(bytes_of(part.detach().contiguous()))
+            found.update(bytes_of(part.detach().cpu().contiguous()))
         elif isinstance(part, dict):
             for key, entry in part.items():
                 take(entry, f"{place}/{key!r}")
@@ -85,7 +85,7 @@ class _Pickler(pickle.Pickler):
     def persistent_id(self, obj: Any) -> int | None:
         if not isinstance(obj, torch.Tensor):
             return None
-        tensor = obj.detach()
+        tensor = obj.detach().cpu()
         self.tensors.append(tensor if _has_no_gaps(tensor) else tensor.contiguous())
         return len(self.tensors) - 1
 

@@ -8,6 +8,7 @@ from itertools import pairwise
 import torch
 
 from ganglion.training.collective import is_finite
+from ganglion.training.mapping import adders
 from ganglion.training.tree import Node, merges
 
 _BLOCK = 65536
@@ -25,6 +26,18 @@ def segments(length: int, world: int) -> tuple[slice, ...]:
     return tuple(slice(begin, end) for begin, end in pairwise(bounds))
 
 
+def shares(length: int, spans: Sequence[range]) -> tuple[slice, ...]:
+    """The segment of a vector that each process adds up; empty for those that are no `adders`.
+
+    Args:
+        length: of the vector.
+        spans: the logical workers of each process, by rank.
+    """
+    adding = adders(spans)
+    given = dict(zip(adding, segments(length, len(adding)), strict=True))
+    return tuple(given.get(rank, slice(0, 0)) for rank in range(len(spans)))
+
+
 class OrderedSum:
     """Adds up vectors in the order of the tree.
 
@@ -32,9 +45,19 @@ class OrderedSum:
         parts: the node that each vector belongs to, from left to right; together they are the whole tree.
         logical: number of logical workers.
         dtype: of the vectors.
+        device: on which they lie.
+        block: how many numbers are summed at a time.
     """
 
-    def __init__(self, parts: Sequence[Node], logical: int, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        parts: Sequence[Node],
+        logical: int,
+        dtype: torch.dtype,
+        *,
+        device: torch.device | str = "cpu",
+        block: int = _BLOCK,
+    ) -> None:
         self._merges = merges(parts, logical)
         height = 0
         deepest = 1
@@ -45,7 +68,8 @@ class OrderedSum:
         if height != 1:
             raise ValueError(f"The parts {list(parts)} are not the whole tree over {logical} logical workers.")
         # The two lowest values of the stack never need room of their own: the root is written to where it is wanted.
-        self._scratch = torch.empty((max(0, deepest - 1), _BLOCK), dtype=dtype)
+        self._scratch = torch.empty((max(0, deepest - 1), block), dtype=dtype, device=device)
+        self._block = block
 
     def into(self, result: torch.Tensor, vectors: Sequence[torch.Tensor], divisor: float = 1.0) -> bool:
         """Write the sum divided by `divisor` to `result`.
@@ -59,14 +83,23 @@ class OrderedSum:
             Whether all numbers of the result are finite.
         """
         finite = True
-        for begin in range(0, len(result), _BLOCK):
-            block = slice(begin, begin + _BLOCK)
+        for begin in range(0, len(result), self._block):
+            block = slice(begin, begin + self._block)
             target = result[block]
             self._add([vector[block] for vector in vectors], target)
-            if divisor != 1.0:
-                target.div_(divisor)
-            finite = is_finite(target) and finite
+            finite = divide(target, divisor) and finite
         return finite
+
+    def add(self, result: torch.Tensor, vectors: Sequence[torch.Tensor]) -> None:
+        """As `into`, where the sum is divided later.
+
+        Args:
+            result: [length].
+            vectors: [length] each.
+        """
+        for begin in range(0, len(result), self._block):
+            block = slice(begin, begin + self._block)
+            self._add([vector[block] for vector in vectors], result[block])
 
     def _add(self, vectors: Sequence[torch.Tensor], target: torch.Tensor) -> None:
         stack: list[torch.Tensor] = []
@@ -78,3 +111,22 @@ class OrderedSum:
                 stack.append(torch.add(left, right, out=place))
         if stack[0] is not target:
             target.copy_(stack[0])
+
+
+def divide(result: torch.Tensor, divisor: float, *, block: int = _BLOCK) -> bool:
+    """Divide a sum in place, block by block.
+
+    Args:
+        result: the sum.
+        divisor: what it is divided by.
+        block: how many numbers at a time.
+
+    Returns:
+        Whether all numbers of it are finite.
+    """
+    finite = True
+    for part in torch.split(result, block):
+        if divisor != 1.0:
+            part.div_(divisor)
+        finite = is_finite(part) and finite
+    return finite

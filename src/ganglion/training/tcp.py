@@ -1,22 +1,24 @@
 """The collective of processes on several hosts.
 
-Each process receives one segment of all vectors, sums it, and sends the result to all others. Where every process has
-one vector that moves 2 (W - 1) / W of its length in each direction, which no all-reduce can undercut.
+Where vectors are long, a thread exchanges their ends while their beginnings are still being computed (`reduction`).
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
-from itertools import chain
 
 import torch
 
-from ganglion.core import faults
-from ganglion.training.collective import Divisor, Reduced
-from ganglion.training.memory import Slots, bytes_of
+from ganglion.training.assembly import Bell
+from ganglion.training.collective import Complete, Divisor, Reduced
+from ganglion.training.memory import Slots
 from ganglion.training.mesh import Mesh
-from ganglion.training.summation import OrderedSum, segments
-from ganglion.training.tree import Node, partition
+from ganglion.training.reduction import Layout, Reduction
+from ganglion.training.summation import divide
+
+BUCKET = 2**19
+"""Numbers that are exchanged at a time: some milliseconds on a fast network, and more than a thread costs."""
 
 
 class TcpCollective:
@@ -34,37 +36,29 @@ class TcpCollective:
         self._mesh = mesh
         self._slots = slots
         self._logical = logical
-        self._segments = segments(slots.length, self.world)
-        self._arrived = torch.empty(0, dtype=slots.dtype)
+        self._layout: Layout | None = None
+        self._bell = Bell()
+        self._begun: _Background | None = None
+
+    def overlap(self, spans: Sequence[range]) -> Complete | None:
+        """Exchange in a thread what is complete, where there is more than one bucket."""
+        assert self._begun is None, "the last one has ended"
+        if self.world == 1 or self._slots.length <= BUCKET:
+            return None
+        self._begun = _Background(self._reduction(spans, self._bell))
+        return self._begun.reduction.complete
 
     def reduce(self, spans: Sequence[range], note: bytes, divisor: Divisor) -> Reduced:
-        """Scatter the segments, sum one of them, gather the results."""
-        offered = partition(spans, self._logical)
-        mine = self._segments[self.rank]
-        length = mine.stop - mine.start
-        others = sum(len(parts) for rank, parts in enumerate(offered) if rank != self.rank)
-        if self._arrived.numel() != others * length:
-            self._arrived = torch.empty(others * length, dtype=self.result.dtype)
-        rows = iter(self._arrived.reshape(others, length))
-        vectors = {
-            rank: [self._slots[slot][mine] if rank == self.rank else next(rows) for slot in range(len(parts))]
-            for rank, parts in enumerate(offered)
-        }
-        own = [self._slots[slot] for slot in range(len(offered[self.rank]))]
-        notes = self._mesh.exchange(note)
-        self._mesh.transfer(
-            {rank: [bytes_of(vector[self._segments[rank]]) for vector in own] for rank in self._mesh.peers},
-            {rank: [bytes_of(vector) for vector in vectors[rank]] for rank in self._mesh.peers},
-        )
-        faults.point("training.in_reduce", disconnect=self._mesh.disconnect)
-        parts: list[Node] = list(chain.from_iterable(offered))
-        ordered = OrderedSum(parts, self._logical, self.result.dtype)
-        finite = ordered.into(self.result[mine], list(chain.from_iterable(vectors.values())), divisor(notes))
-        self._mesh.transfer(
-            {rank: [bytes_of(self.result[mine])] for rank in self._mesh.peers},
-            {rank: [bytes_of(self.result[self._segments[rank]])] for rank in self._mesh.peers},
-        )
-        return Reduced(notes, all(flag == b"\1" for flag in self._mesh.exchange(b"\1" if finite else b"\0")))
+        """Exchange what has not been, and divide the sum."""
+        begun, self._begun = self._begun, None
+        reduction = begun.reduction if begun is not None else self._reduction(spans)
+        if begun is not None:
+            begun.finish(note)
+        else:
+            reduction.finish(note)
+            reduction.run()
+        notes = [reduction.notes[rank] for rank in range(self.world)]
+        return Reduced(notes, divide(self.result, divisor(notes)))
 
     def gather(self, value: bytes) -> list[bytes]:
         """Exchange messages."""
@@ -72,4 +66,50 @@ class TcpCollective:
 
     def close(self) -> None:
         """End the links."""
+        if self._begun is not None:
+            self._begun.cancel()
+            self._begun = None
+        self._bell.close()
         self._mesh.close()
+
+    def _reduction(self, spans: Sequence[range], bell: Bell | None = None) -> Reduction:
+        if self._layout is None or self._layout.spans != tuple(spans):
+            self._layout = Layout(spans, rank=self.rank, logical=self._logical, slots=self._slots, bucket=BUCKET)
+        return Reduction(self._mesh, self._layout, self.result, bell)
+
+
+class _Background:
+    """A reduction in a thread of its own, which alone uses the mesh meanwhile.
+
+    Args:
+        reduction: not begun, with a bell.
+    """
+
+    def __init__(self, reduction: Reduction) -> None:
+        self.reduction = reduction
+        self._error: BaseException | None = None
+        # A daemon, since nobody waits for it where the training fails.
+        self._thread = threading.Thread(target=self._run, name="ganglion-reduction", daemon=True)
+        self._thread.start()
+
+    def finish(self, note: bytes) -> None:
+        """Everything is complete; wait for the sum.
+
+        Raises:
+            DisruptedError: as for `Reduction.run`.
+        """
+        self.reduction.finish(note)
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def cancel(self) -> None:
+        """Give it up."""
+        self.reduction.cancel()
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            self.reduction.run()
+        except BaseException as error:  # noqa: BLE001  # raised in the thread that waits for this one
+            self._error = error

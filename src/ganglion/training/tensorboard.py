@@ -10,7 +10,7 @@ from ganglion.training.callbacks import Callback, Training
 
 
 class TensorBoard(Callback):
-    """Writes losses, metrics and the learning rate where TensorBoard reads them; needs the package `tensorboard`.
+    """Writes losses, metrics, learning rate and where the time goes for TensorBoard; needs the package `tensorboard`.
 
     Args:
         folder: of this training; a training that goes on on another process adds a file to it.
@@ -44,6 +44,8 @@ class TensorBoard(Callback):
         if training.step % self._every == 0:
             self._writer.add_scalar("step/loss", training.loss, training.step)
             self._writer.add_scalar("step/learning_rate", training.learning_rate, training.step)
+            for name, share in training.diagnose().shares.items():
+                self._writer.add_scalar(f"bound/{name}", share, training.step)
 
     def on_epoch_end(self, training: Training, epoch: int, metrics: Mapping[str, float]) -> None:
         """Write all metrics."""

@@ -19,10 +19,15 @@ class Columnizer:
         input_column: what the model is called with.
         target_column: what its output is compared to.
         channels_last: lay four-dimensional inputs out with the channels innermost.
+        device: where the model computes; to another one than the CPU records are copied from pinned memory, while the
+            device computes what it was given before.
     """
 
-    def __init__(self, *, input_column: str, target_column: str, channels_last: bool) -> None:
+    def __init__(
+        self, *, input_column: str, target_column: str, channels_last: bool, device: torch.device | None = None
+    ) -> None:
         self._names = (input_column, target_column)
+        self._device = device if device is not None and device.type != "cpu" else None
         self._format = torch.channels_last if channels_last else torch.contiguous_format
 
     def __call__(self, columns: Columns) -> tuple[torch.Tensor, torch.Tensor]:
@@ -39,7 +44,11 @@ class Columnizer:
             raise DataError(f"{len(inputs)} records in {self._names[0]!r}, but {len(targets)} in {self._names[1]!r}.")
         if inputs.dim() == 4:
             inputs = inputs.contiguous(memory_format=self._format)
-        return inputs, targets if targets.is_floating_point() else targets.long()
+        targets = targets if targets.is_floating_point() else targets.long()
+        return (inputs, targets) if self._device is None else (self._moved(inputs), self._moved(targets))
+
+    def _moved(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.pin_memory().to(self._device, non_blocking=True)
 
 
 def _aligned(tensor: torch.Tensor) -> torch.Tensor:

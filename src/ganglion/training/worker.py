@@ -25,7 +25,7 @@ from ganglion.training.initial import load_initial
 from ganglion.training.joining import join
 from ganglion.training.loop import Loop
 from ganglion.training.losses import load_loss
-from ganglion.training.numerics import Arithmetic, arithmetic
+from ganglion.training.numerics import Arithmetic, arithmetic, settle
 from ganglion.training.plan import TrainingPlan
 from ganglion.training.result import TrainingResult
 from ganglion.training.slices import random_key
@@ -56,18 +56,24 @@ def _train(plan: TrainingPlan, store: Path | None) -> bytes:
     train: BatchSource = plan.train.build()
     held_out: BatchSource | None = plan.held_out.build() if plan.held_out else None
     preflight.check_source(train, plan, logical, member.world_size)
-    columnizer = Columnizer(
-        input_column=plan.input_column, target_column=plan.target_column, channels_last=plan.channels_last
-    )
     loss = load_loss(plan.loss)
     model = _build_model(plan)
+    device = next(model.parameters()).device
+    settle(device)
+    columnizer = Columnizer(
+        input_column=plan.input_column,
+        target_column=plan.target_column,
+        channels_last=plan.channels_last,
+        device=device,
+    )
     first = preflight.first_records(train, _PROBE)
     probe = preflight.first_records(held_out, _PROBE) if held_out else first
     preflight.check_precision(plan, model)
     for columns in (probe, first):
         preflight.check_outputs(model, columns, columnizer=columnizer, loss=loss, plan=plan)
     history = History()
-    here = arithmetic()
+    here = arithmetic(device)
+    keeper = _keeper(plan, logical, here, model)
     loop = Loop(
         plan,
         model=model,
@@ -78,7 +84,8 @@ def _train(plan: TrainingPlan, store: Path | None) -> bytes:
         probe=first,
         logical=logical,
         callbacks=_callbacks(plan, history),
-        keeper=_keeper(plan, logical, here, model),
+        keeper=keeper,
+        member=member,
     )
     training = loop.training
 
@@ -93,6 +100,8 @@ def _train(plan: TrainingPlan, store: Path | None) -> bytes:
             arithmetic=msgspec.to_builtins(here),
             stopped=training.stopped,
             bad_slices=training.bad_slices,
+            checkpoint_problem=keeper.problem() if keeper is not None else "",
+            diagnosis=loop.diagnosis(),
         )
         return msgspec.msgpack.encode(result)
 

@@ -15,6 +15,8 @@ from ganglion.core.errors import DataError, IntegrityError, NotFoundError
 from ganglion.data import ArraySource, PreparedDataset, open_dataset, prepare
 from ganglion.data.dataset.balance import divide
 from ganglion.data.dataset.checksum import BLOCK, BlockChecksums, damaged_blocks
+from ganglion.data.parts.dataset_part import DatasetPart
+from ganglion.data.parts.part import whole
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (103, 4, 5), np.uint8)
 LABELS = np.arange(103, dtype=np.int64) * 7
@@ -257,3 +259,16 @@ def test_records_of_fixed_length_are_read_without_arrow(store: FolderStore) -> N
     dataset = prepare(SOURCE, store, segment_bytes=1000)
     command = [sys.executable, "-c", OPEN, str(store.root), dataset.artifact.digest]
     assert subprocess.run(command, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("segments", [1, 5])
+def test_only_the_columns_that_are_asked_for_are_gathered(prepared, segments: int) -> None:
+    dataset = prepared[segments]
+    records = np.array([5, 3, 5])
+    part = DatasetPart(dataset, whole(dataset.count))
+    for found in (dataset.take(records, ["label"]), part.take(records, ["label"])):
+        assert list(found) == ["label"]
+        assert (found["label"] == dataset.take(records)["label"]).all()
+    assert list(dataset.take(records, ["label", "image"])) == ["label", "image"]
+    with pytest.raises(DataError, match="no column 'lable'"):
+        part.take(records, ["lable"])

@@ -45,10 +45,16 @@ def mixed(tmp_path_factory) -> PreparedDataset:
 
 
 def grown(dataset: PreparedDataset, *, arrow: bool = False, **options) -> int:
-    """By how many bytes a process grows beyond its imports while it loads an epoch."""
+    """By how many bytes a process, and those that it starts, grow beyond their imports while it loads an epoch."""
     options["arrow"] = arrow
-    artifact = json.dumps(msgspec.to_builtins(dataset.artifact))
-    command = [sys.executable, str(HERE / "memory_process.py"), str(dataset.store.root), artifact, json.dumps(options)]
+    three = frame_source(pa.table({"name": ["a", "b", "c"]})) if arrow else ArraySource({"image": np.ones((3, 2, 2))})
+    small = prepare(three, dataset.store)
+    places = [
+        text
+        for each in (small, dataset)
+        for text in (str(each.store.root), json.dumps(msgspec.to_builtins(each.artifact)))
+    ]
+    command = [sys.executable, str(HERE / "memory_process.py"), *places, json.dumps(options)]
     found = json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
     assert found["records"] == dataset.count
     return found["growth"]
@@ -58,6 +64,18 @@ def grown(dataset: PreparedDataset, *, arrow: bool = False, **options) -> int:
 def test_memory_grows_by_the_budget_at_most(large, budget: int) -> None:
     """The dataset alone is larger than the budget, and is mapped."""
     assert grown(large, global_batch=100, memory=budget, parallel=2) <= 1.1 * budget
+
+
+def test_memory_of_worker_processes_is_within_the_budget_too(large) -> None:
+    """Of all of them together, with what a transform in Python takes; shared pages count once."""
+    budget = 64 * 2**20
+    assert grown(large, global_batch=100, memory=budget, workers="processes", parallel=2) <= 1.1 * budget
+
+
+def test_so_is_that_of_processes_that_send_records_of_any_length(mixed) -> None:
+    budget = 192 * 2**20  # so that files are mapped, as those are of which imports are known
+    options = {"global_batch": 50, "memory": budget, "workers": "processes", "parallel": 2}
+    assert mixed.artifact.size / 2 < grown(mixed, arrow=True, **options) <= 1.1 * budget
 
 
 def test_without_a_budget_to_speak_of_the_test_would_fail(large) -> None:

@@ -92,7 +92,7 @@ def test_nothing_is_left_behind(packed, children) -> None:
         assert not any(worker.is_running() for worker in workers)
         assert [len(batch.ids) for batch in kept] == [len(batch.columns["tokens"]) for batch in kept]
         del kept
-    assert psutil.Process().num_fds() == descriptors
+    assert psutil.Process().num_fds() <= descriptors  # fewer, where garbage of earlier tests was collected
     assert {name for name in set(os.listdir("/dev/shm")) - shared if "ganglion" in name} == set()
 
 

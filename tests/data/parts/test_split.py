@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import chain
 
 import msgspec
@@ -34,8 +35,8 @@ class Table:
     def slice(self, start: int, stop: int) -> Columns:
         return slice_of(self.columns, start, stop)
 
-    def take(self, records: np.ndarray) -> Columns:
-        return take(self.columns, records)
+    def take(self, records: np.ndarray, columns: Sequence[str] | None = None) -> Columns:
+        return take({name: self.columns[name] for name in columns or self.columns}, records)
 
 
 def records_of(part: Part) -> list[int]:

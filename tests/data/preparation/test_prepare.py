@@ -20,6 +20,7 @@ from ganglion.core.errors import DataError
 from ganglion.core.registry import load_object
 from ganglion.data import ArraySource, Field, PreparedDataset, Progress, limit, open_dataset, prepare
 from ganglion.data.dataset.manifest import MANIFEST
+from ganglion.data.preparation import advance
 from ganglion.data.preparation.staging import kept
 from ganglion.data.records.bad_record import BadRecord, SetAside
 from ganglion.data.records.batch import Batch
@@ -146,10 +147,18 @@ def test_the_first_records_of_a_source_can_be_filtered(store: FolderStore) -> No
     assert (account.read, account.written, account.left_out) == (100, 50, 50)
 
 
+def test_progress_is_told_within_a_piece(store: FolderStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(advance, "INTERVAL", 0.0)
+    told: list[Progress] = []
+    prepare(ScriptedSource(X, [[xs(0, 1, 2), xs(3, 4, 5, 6), xs(7)]]), store, progress=told.append)
+    assert [(progress.pieces, progress.records) for progress in told] == [(0, 0), (0, 3), (0, 7), (0, 8), (1, 8)]
+    assert [progress.size for progress in told[:4]] == [0, 24, 56, 64]
+
+
 def test_progress_is_told_after_every_piece(parts: PartsSource, store: FolderStore) -> None:
     told: list[Progress] = []
     prepare(parts, store, segment_bytes=100, progress=told.append)
-    assert [progress.pieces for progress in told] == list(range(1, told[-1].of + 1))
+    assert [progress.pieces for progress in told] == list(range(told[-1].of + 1))
     assert told[-1].records == 75
     assert told[-1].size == sum(segment.size for segment in open_all(store).manifest.segments)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -8,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from parts_source import PartsSource, write_part
-from test_prepare import ScriptedSource
+from test_prepare import ScriptedSource, X, xs
 
 from ganglion.artifacts.store import FolderStore
 from ganglion.core.errors import DataError
@@ -22,7 +23,8 @@ from ganglion.data.dataset.quarantine import (
     read_quarantine,
     too_many,
 )
-from ganglion.data.records.bad_record import BadRecord
+from ganglion.data.preparation import outlook
+from ganglion.data.records.bad_record import BadRecord, SetAside
 from ganglion.data.records.batch import Batch
 from ganglion.data.records.unit import RECORDS, Unit
 
@@ -66,6 +68,50 @@ def test_more_than_is_tolerated_ends_with_the_reasons_and_a_list(dirty, store, m
     listed = [record for path in sorted(where.iterdir()) for record in read_quarantine(path)]
     assert listed[0].payload == b"!8\n"
     assert len(listed) == (4 if isinstance(max_bad, float) else max_bad + 1)
+
+
+class Watched(ScriptedSource):
+    """Ten units of ten records each, those of the first two bad; keeps in mind which were read."""
+
+    def __init__(self, **unit: object) -> None:
+        bad = [
+            [BadRecord.at(Unit(number=number, name=f"unit {number}"), place, "is bad") for place in range(10)]
+            for number in range(2)
+        ]
+        good = [[xs(*range(number * RECORDS, number * RECORDS + 10))] for number in range(2, 10)]
+        super().__init__(X, [*bad, *good], **unit)
+        self.read: list[int] = []
+
+    def read_unit(self, unit: Unit, size: int, set_aside: SetAside) -> Iterator[Batch]:
+        self.read.append(unit.number)
+        return super().read_unit(unit, size, set_aside)
+
+
+@pytest.mark.parametrize(("max_bad", "last"), [(0.05, 0), (0.1, 1), (0.19, 1), (0.2, 9)])
+def test_a_share_is_known_to_be_exceeded_as_soon_as_all_further_records_could_not_mend_it(
+    store: FolderStore, max_bad: float, last: int
+) -> None:
+    source = Watched(records=10, size=100)
+    if max_bad == 0.2:
+        prepare(source, store, max_bad=max_bad, segment_bytes=1)
+    else:
+        with pytest.raises(DataError, match=r"\d+ of \d+ records are bad, and max_bad tolerates .*\n.*is bad"):
+            prepare(source, store, max_bad=max_bad, segment_bytes=1)
+    assert source.read == list(range(last + 1))
+
+
+def test_bytes_tell_how_many_records_there_are_about_where_nobody_says(
+    store: FolderStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outlook, "SEEN", 20)
+    source = Watched(size=100)
+    with pytest.raises(DataError, match="20 of 20 records are bad"):
+        prepare(source, store, max_bad=0.01, segment_bytes=1)
+    assert source.read == [0, 1]
+    source.read.clear()
+    with pytest.raises(DataError, match="20 of 70 records are bad"):
+        prepare(source, store, max_bad=0.1, segment_bytes=1)  # the last 300 bytes may have 120 records, no more
+    assert source.read == [2, 3, 4, 5, 6]  # it goes on where it was
 
 
 @pytest.mark.parametrize("max_bad", [4, 0.06, 1.0])

@@ -16,6 +16,7 @@ from source_contract import read_all, read_unit
 from ganglion.core.errors import DataError
 from ganglion.data import CsvSource, Field
 from ganglion.data.records.schema import describe
+from ganglion.data.sources.csv_rows import CsvRows
 
 HEADER = b"id,x,label\n"
 
@@ -227,3 +228,34 @@ def test_whatever_arrow_writes_is_read_back(put, small_blocks, rows) -> None:
     source = CsvSource(put("a.csv", sink.getvalue().to_pybytes()), fields=fields)
     found = [row for unit in source.units() for row in read_unit(source, unit, 50)[0].values()]
     assert found == [(str(number), repr(text)) for (number, _), text in zip(rows, texts, strict=True)]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.one_of(
+            st.just("1,2.5,7,true,x"),
+            st.lists(
+                st.sampled_from(
+                    ["1", "-2", " 3 ", "300", "2.5", "1e3", "1.2.3", "n/a", "NA", "", "x", "nan", "ü", "true"]
+                ),
+                min_size=3,
+                max_size=6,
+            ).map(",".join),
+            st.just('"1",2,3,false,"a,b"'),
+        ),
+        min_size=1,
+        max_size=60,
+    ),
+    st.sampled_from(["\n", "\r\n"]),
+)
+def test_what_is_found_in_many_rows_at_once_is_what_each_row_says_alone(put, monkeypatch, rows, end) -> None:
+    fields = (Field("t", "text"), Field("f", "float32"), Field("b", "bool"), Field("u", "uint8"), Field("i", "int64"))
+    rows = ["1,2.5,7,true,x"] * 100 + rows
+    content = "i,f,u,b,t" + end + end.join(rows) + end
+    source = CsvSource(put("a.csv", content.encode()), fields=fields)
+    records, bad = read_all(source)
+    with monkeypatch.context() as patched:
+        patched.setattr(CsvRows, "suspects", lambda self, data, spans: {})
+        alone = read_all(source)
+    assert (records, bad) == alone

@@ -101,12 +101,13 @@ def test_a_function_of_records_is_not_called_again_to_find_the_bad_ones() -> Non
     assert len(calls) == 19  # once over all, once over the good ones
 
 
-def test_an_outage_is_not_a_bad_record(pieces) -> None:
+@pytest.mark.parametrize("error", [OutageError("away"), ConnectionRefusedError(111, "away"), TimeoutError("away")])
+def test_an_outage_is_not_a_bad_record(pieces, error: Exception) -> None:
     def away(columns):
-        raise OutageError("away")
+        raise error
 
     source = pieces({"x": X}).map(away, fields=(Field("x", "int64"),))
-    with pytest.raises(OutageError):
+    with pytest.raises(OutageError, match="away"):
         list(source.read_unit(source.units()[0], 2**20, refuse))
 
 

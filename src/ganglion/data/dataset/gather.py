@@ -154,6 +154,7 @@ class Gather:
             return
         widest = max(self._record_bytes[name] for name in names)
         rows = max(1, PIECE // max(1, widest), _GROUPED * (len(self._starts) - 1) if len(self._starts) > 2 else 1)
+        rows = -(-count // -(-count // rows))  # as many pieces, of equal size
         for first in range(0, count, rows):
             yield slice(first, min(first + rows, count))
 

@@ -146,6 +146,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         accounts: of every unit, in order of its number.
         origins: of every generation, in order.
         bad: records in quarantine, counted by source and reason.
+        named: names of classes, by the column whose values are their numbers; not there where none are known.
     """
 
     format: int
@@ -155,6 +156,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     accounts: tuple[Account, ...]
     origins: tuple[Origin, ...]
     bad: tuple[BadCount, ...] = ()
+    named: dict[str, tuple[str, ...]] | msgspec.UnsetType = msgspec.field(default=msgspec.UNSET, name="classes")
+
+    @property
+    def classes(self) -> dict[str, tuple[str, ...]]:
+        """Names of classes, by the column whose values are their numbers."""
+        return {} if self.named is msgspec.UNSET else self.named
 
     @property
     def count(self) -> int:

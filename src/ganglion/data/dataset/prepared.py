@@ -95,19 +95,20 @@ class PreparedDataset:
         """The columns."""
         return self.manifest.schema
 
-    def take(self, records: npt.NDArray[np.integer]) -> Columns:
+    def take(self, records: npt.NDArray[np.integer], columns: Sequence[str] | None = None) -> Columns:
         """Gather records in any order, with repetition.
 
         Args:
             records: integers from 0 to `count` - 1, of shape `(n,)`.
+            columns: which columns are read; all if `None`.
 
         Returns:
             New arrays of shape `(n, *field.shape)` by column; Arrow arrays of columns without fixed length.
 
         Raises:
-            DataError: a record is out of range.
+            DataError: a record is out of range, or there is no such column.
         """
-        return self.gather.take(records)
+        return self.gather.take(records, columns)
 
     def ids(self, records: npt.NDArray[np.integer]) -> Ids:
         """Ids of records.

@@ -110,8 +110,9 @@ class Ahead(Generic[Work, Result]):
         with self._changed:
             self._bytes -= self._handed_out
             self._handed_out = 0
-            self._fill(self._wanted + _SPARE if self._begun or not self._helps else 1)
-            self._begun = True
+        self._fill(self._wanted + _SPARE if self._begun or not self._helps else 1)
+        self._begun = True
+        with self._changed:
             head = self._jobs[0] if self._jobs else None
             if head is not None:
                 self._judge(head.state != _DONE)
@@ -139,8 +140,10 @@ class Ahead(Generic[Work, Result]):
         self._threads.clear()
 
     def _fill(self, most: int) -> None:
-        """Take in as much work as the limit admits, `most` pieces at most, and start threads that are missing."""
-        before = len(self._jobs)
+        """Take in as much work as the limit admits, `most` pieces at most, and start threads that are missing.
+
+        Finding out what the next piece is takes time, in which threads go on with those that are known.
+        """
         while not self._exhausted and not self._closed and len(self._jobs) < most:
             if self._jobs and self._bytes >= self._limit:
                 break
@@ -153,13 +156,16 @@ class Ahead(Generic[Work, Result]):
             if self._jobs and self._bytes + job.size > self._limit:
                 self._work = _preceded(work, self._work)
                 break
-            self._bytes += job.size
-            self._jobs.append(job)
-        if len(self._jobs) > before:
-            self._changed.notify_all()
+            with self._changed:
+                if self._closed:
+                    break
+                self._bytes += job.size
+                self._jobs.append(job)
+                self._changed.notify()
         while not self._closed and most > 1 and len(self._threads) < min(self._wanted, len(self._jobs)):
             thread = threading.Thread(target=self._serve, name=f"{THREADS}-{len(self._threads)}", daemon=True)
-            self._threads.append(thread)
+            with self._changed:
+                self._threads.append(thread)
             thread.start()
 
     def _judge(self, late: bool) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -20,8 +20,8 @@ from ganglion.data.records.schema import Schema
 class Gathering(Divisible, Protocol):
     """A dataset whose records can be gathered in any order, as those of a prepared dataset."""
 
-    def take(self, records: npt.NDArray[np.integer]) -> Columns:
-        """Gather records."""
+    def take(self, records: npt.NDArray[np.integer], columns: Sequence[str] | None = None) -> Columns:
+        """Gather some columns of records; all if `None`."""
         ...
 
 
@@ -49,9 +49,17 @@ class DatasetPart:
         self.generations = part.generations
         self.schema: Schema = dataset.schema
 
-    def take(self, records: npt.NDArray[np.integer]) -> Columns:
-        """Gather records of the part, by their numbers in it."""
-        return self._dataset.take(self._part.records(records))
+    def take(self, records: npt.NDArray[np.integer], columns: Sequence[str] | None = None) -> Columns:
+        """Gather records of the part, by their numbers in it.
+
+        Args:
+            records: numbers in the part.
+            columns: which columns are read; all if `None`.
+
+        Raises:
+            DataError: a number is out of range, or there is no such column.
+        """
+        return self._dataset.take(self._part.records(records), columns)
 
     def slice(self, start: int, stop: int) -> Columns:
         """Records `start` to `stop` (exclusive) of the part by column."""

@@ -102,6 +102,7 @@ def _assemble(plan: Plan, reports: list[Report], base: PreparedDataset | None) -
         accounts=_accounts(before, [account for report in reports for account in report.accounts], replayed),
         origins=(*(before.origins if before else ()), plan.origin),
         bad=add_counts((*(before.bad if before and not replayed else ()), *bad)),
+        named=plan.classes or msgspec.UNSET,
     )
     return manifest, listed
 

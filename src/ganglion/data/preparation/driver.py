@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
@@ -24,7 +24,9 @@ from ganglion.data.dataset.quarantine import (
     read_quarantine,
     too_many,
 )
+from ganglion.data.preparation.advance import INTERVAL, Advance, Paced
 from ganglion.data.preparation.identity import describe_source, description_digest
+from ganglion.data.preparation.outlook import most_to_come, most_tolerated
 from ganglion.data.preparation.piece import MEMORY
 from ganglion.data.preparation.plan import Plan
 from ganglion.data.preparation.staging import Made, Report, Staging, newest, remember
@@ -38,10 +40,10 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     """How far a preparation is.
 
     Attributes:
-        pieces: written, those of an earlier attempt included.
+        pieces: written to their end, those of an earlier attempt included.
         of: pieces in all.
-        records: written.
-        size: bytes of the segments that they are in.
+        records: written, of pieces that are being written too.
+        size: bytes of the segments that they are in; of pieces that are being written, of their records.
         set_aside: bad records.
     """
 
@@ -75,7 +77,8 @@ def prepare(
         source: transforms that are to be applied once belong to it: a source with transforms is a source.
         store: where the dataset is kept; processes of a host share it in the page cache, and one in `/dev/shm` is in
             memory altogether.
-        max_bad: bad records that are tolerated: a count, or as a float a share of all.
+        max_bad: bad records that are tolerated: a count, or as a float a share of all. Reading ends as soon as there
+            are too many whatever comes; see `outlook`.
         max_age: seconds; a dataset that was made of the same description, or compared with its source, not longer ago
             is taken without looking at the source. `None` always looks.
         segment_bytes: records of one file take at most so many bytes; `None` for what suits the source.
@@ -83,7 +86,7 @@ def prepare(
             is for the source.
         workers: pieces that are written at the same time; more than one needs `run`.
         run: lets other processes do the work (see `work.Run`); without it this one does, in order.
-        progress: told whenever a piece is written.
+        progress: told before the first piece, whenever one is written, and about twice a second while one is.
         clock: for ages.
 
     Returns:
@@ -269,30 +272,55 @@ class _Driver:
 
     def _write(self, plan: Plan, staging: Staging) -> None:
         reports = [report for piece in plan.pieces if (report := staging.report(piece.number)) is not None]
-        done = {report.piece for report in reports}
-        missing = [piece.number for piece in plan.pieces if piece.number not in done]
-        for report in self._written(plan, missing):
+        self._tell(plan, reports, {})
+        for report in self._written(plan, staging, reports):
             reports.append(report)
-            if self._progress is not None:
-                self._progress(_progress(reports, len(plan.pieces)))
-            if not isinstance(self._max_bad, float) or not report.complete:
+            self._tell(plan, reports, {})
+            most_bad = self._most_bad(plan, reports)
+            if not report.complete or (most_bad is not None and sum(one.set_aside for one in reports) > most_bad):
                 self._judge(reports, staging)
         self._judge(reports, staging)
 
-    def _written(self, plan: Plan, pieces: list[int]) -> Iterator[Report]:
-        """Reports of pieces, as they get ready."""
-        most_bad = None if isinstance(self._max_bad, float) else self._max_bad
+    def _written(self, plan: Plan, staging: Staging, reports: list[Report]) -> Iterator[Report]:
+        """Reports of the pieces that are not among these yet, as they get ready; the caller adds them."""
+        done = {report.piece for report in reports}
+        missing = [piece.number for piece in plan.pieces if piece.number not in done]
         memory = self._memory // self._workers
-        if self._workers == 1:
-            for piece in pieces:
-                yield self._parts.write(plan, piece, memory, most_bad)
+        if self._run is None:
+            for piece in missing:
+
+                def tell(advance: Advance, piece: int = piece) -> None:
+                    self._tell(plan, reports, {piece: advance})
+
+                yield self._parts.write(plan, piece, memory, self._most_bad(plan, reports), Paced(tell))
             return
         with ExitStack() as stack:
             pool = stack.enter_context(ThreadPoolExecutor(self._workers, thread_name_prefix="ganglion-prepare"))
             stack.callback(pool.shutdown, wait=True, cancel_futures=True)
-            waiting = [pool.submit(self._parts.write, plan, piece, memory, most_bad) for piece in pieces]
-            for future in as_completed(waiting):
-                yield future.result()
+            waiting = {
+                pool.submit(self._parts.write, plan, piece, memory, self._most_bad(plan, reports), _ignore): piece
+                for piece in missing
+            }
+            while waiting:
+                ready, _ = wait(waiting, INTERVAL, FIRST_COMPLETED)
+                for future in ready:
+                    waiting.pop(future)
+                    yield future.result()
+                if not ready:
+                    noted = ((piece, staging.advance(piece)) for piece in waiting.values())
+                    self._tell(plan, reports, {piece: advance for piece, advance in noted if advance is not None})
+
+    def _tell(self, plan: Plan, reports: list[Report], under_way: Mapping[int, Advance]) -> None:
+        if self._progress is not None:
+            self._progress(_progress(reports, under_way, len(plan.pieces)))
+
+    def _most_bad(self, plan: Plan, reports: list[Report]) -> int | None:
+        """Bad records after which there are too many, as far as is known yet."""
+        done = {report.piece for report in reports}
+        read = sum(report.read for report in reports)
+        sizes = [planned.unit.size for piece in plan.pieces if piece.number in done for planned in piece.units]
+        left = (planned.unit for piece in plan.pieces if piece.number not in done for planned in piece.units)
+        return most_tolerated(self._max_bad, read, most_to_come(left, read, sum(sizes) if all(sizes) else 0))
 
     def _judge(self, reports: list[Report], staging: Staging) -> None:
         """End a preparation with more bad records than are tolerated."""
@@ -322,12 +350,17 @@ def _first_bad(reports: list[Report], store: FolderStore) -> list[BadRecord]:
     return first
 
 
-def _progress(reports: list[Report], pieces: int) -> Progress:
+def _progress(reports: list[Report], under_way: Mapping[int, Advance], pieces: int) -> Progress:
     segments = [segment for report in reports for segment in report.segments]
+    advances = under_way.values()
     return Progress(
         pieces=len(reports),
         of=pieces,
-        records=sum(segment.records for segment in segments),
-        size=sum(segment.size for segment in segments),
-        set_aside=sum(report.set_aside for report in reports),
+        records=sum(segment.records for segment in segments) + sum(advance.records for advance in advances),
+        size=sum(segment.size for segment in segments) + sum(advance.size for advance in advances),
+        set_aside=sum(report.set_aside for report in reports) + sum(advance.set_aside for advance in advances),
     )
+
+
+def _ignore(_advance: Advance) -> None:
+    """What is done with how far a piece is that another process writes: that process notes it."""

@@ -12,6 +12,7 @@ from ganglion.core.errors import DataError
 from ganglion.data.dataset.manifest import KIND, Account
 from ganglion.data.dataset.prepared import PreparedDataset
 from ganglion.data.dataset.quarantine import QuarantineWriter, count_bad, read_quarantine
+from ganglion.data.preparation.advance import Advance, Tell
 from ganglion.data.preparation.plan import Piece, Plan, PlannedUnit
 from ganglion.data.preparation.segment_writer import LONGEST, SegmentWriter, lengths
 from ganglion.data.preparation.staging import Report, Staging
@@ -31,7 +32,7 @@ BATCH_BYTES = 8 * 2**20
 
 
 def write_piece(
-    plan: Plan, piece: Piece, source: Source, store: FolderStore, *, memory: int, most_bad: int | None
+    plan: Plan, piece: Piece, source: Source, store: FolderStore, *, memory: int, most_bad: int | None, tell: Tell
 ) -> Report:
     """Read the units of a piece, write its records, and report it.
 
@@ -42,6 +43,7 @@ def write_piece(
         store: where segments go.
         memory: bytes that reading and writing may take.
         most_bad: bad records after which reading on is of no use; `None` reads to the end.
+        tell: told how far it is, after every batch.
 
     Raises:
         DataError: the source cannot be read, or does not do what sources have to do.
@@ -51,6 +53,7 @@ def write_piece(
     in_quarantine = _in_quarantine(plan, piece, store)
     accounts = []
     complete = True
+    records = size = 0
     with (
         QuarantineWriter(staging.quarantine(piece.number)) as quarantine,
         SegmentWriter(plan.schema, store, segment_bytes=plan.segment_bytes, memory=memory // 2) as writer,
@@ -60,6 +63,8 @@ def write_piece(
             try:
                 for batch in reading.batches(min(BATCH_BYTES, max(1, memory // 8))):
                     writer.write(batch)
+                    records, size = records + len(batch), size + batch.nbytes
+                    tell(Advance(records=records, size=size, set_aside=quarantine.count))
             except _EnoughError:
                 complete = False
             accounts.append(reading.account())

@@ -64,6 +64,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         origin: of the generation; its key is the name of the preparation.
         base: the dataset that it is added to, if any.
         generation: its number.
+        classes: names of classes, by the column whose values are their numbers.
     """
 
     schema: Schema
@@ -72,6 +73,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     origin: Origin
     base: Artifact | None = None
     generation: int = 0
+    classes: dict[str, tuple[str, ...]] = {}
 
 
 def check_schema(schema: Schema) -> None:

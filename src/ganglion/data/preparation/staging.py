@@ -6,6 +6,7 @@ store/prepared/<key>/
   plan.msgpack             for processes that write pieces
   pieces/00003.json        the report of a piece that is written; its segments are in the store
   quarantine/00003.jsonl   bad records, from the moment they are found
+  under-way/00003.json     how far a piece is that another process writes
   done.json                the dataset, once it is committed
 store/prepared/ages/<description>.json   the newest dataset of a source, found without looking at the source
 ```
@@ -31,6 +32,7 @@ from ganglion.artifacts.files import sync_folder, write_durably
 from ganglion.artifacts.store import Artifact, FolderStore
 from ganglion.core import faults
 from ganglion.data.dataset.manifest import Account, BadCount
+from ganglion.data.preparation.advance import Advance
 from ganglion.data.preparation.plan import Plan
 from ganglion.data.preparation.segment_writer import Written
 
@@ -129,6 +131,18 @@ class Staging:
         faults.point("data.report", piece=report.piece)
         _write(self._report(report.piece), msgspec.json.encode(report))
 
+    def note(self, piece: int, advance: Advance) -> None:
+        """Leave how far a piece is; nothing is lost with it."""
+        path = self._advance(piece)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".part")
+        temporary.write_bytes(msgspec.json.encode(advance))
+        os.replace(temporary, path)
+
+    def advance(self, piece: int) -> Advance | None:
+        """How far a piece is, if somebody noted it."""
+        return _read(self._advance(piece), Advance)
+
     def report(self, piece: int) -> Report | None:
         """The report of a piece, if it is written and all of it is still in the store."""
         report = _read(self._report(piece), Report)
@@ -146,9 +160,12 @@ class Staging:
     def finish(self, made: Made) -> None:
         """Remember the dataset and remove what led to it."""
         _write(self.folder / "done.json", msgspec.json.encode(made))
-        for name in ("pieces", "quarantine"):
+        for name in ("pieces", "quarantine", "under-way"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
         (self.folder / "plan.msgpack").unlink(missing_ok=True)
+
+    def _advance(self, piece: int) -> Path:
+        return self.folder / "under-way" / f"{piece:05d}.json"
 
     def _report(self, piece: int) -> Path:
         return self.folder / "pieces" / f"{piece:05d}.json"
@@ -162,6 +179,20 @@ def newest(store: FolderStore, description: str) -> Made | None:
 def remember(store: FolderStore, description: str, made: Made) -> None:
     """Make a dataset what `newest` finds."""
     _write(_age(store, description), msgspec.json.encode(made))
+
+
+def forget(store: FolderStore, digest: str) -> None:
+    """Remove everything by which a dataset would be found again; its files stay in the store.
+
+    Args:
+        store: where it is.
+        digest: of the dataset.
+    """
+    root = store.root / FOLDER
+    for path in [*root.glob("ages/*.json"), *root.glob("*/done.json")]:
+        made = _read(path, Made)
+        if made is not None and made.artifact.digest == digest:
+            path.unlink(missing_ok=True)
 
 
 def kept(store: FolderStore) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -12,6 +13,8 @@ from ganglion.artifacts.store import Artifact, FolderStore
 from ganglion.core.errors import DataError
 from ganglion.data.dataset.manifest import Origin
 from ganglion.data.dataset.prepared import PreparedDataset
+from ganglion.data.preparation.advance import Paced, Tell
+from ganglion.data.preparation.classes import check_classes, class_names
 from ganglion.data.preparation.commit import commit
 from ganglion.data.preparation.identity import preparation_key
 from ganglion.data.preparation.piece import write_piece
@@ -54,7 +57,7 @@ class Parts(Protocol):
         """Get ready for pieces of this plan to be written."""
         ...
 
-    def write(self, plan: Plan, piece: int, memory: int, most_bad: int | None) -> Report:
+    def write(self, plan: Plan, piece: int, memory: int, most_bad: int | None, tell: Tell) -> Report:
         """Read and write one piece."""
         ...
 
@@ -77,9 +80,11 @@ class Here:
     def leave(self, plan: Plan) -> None:
         """Nothing has to be left: the plan is at hand."""
 
-    def write(self, plan: Plan, piece: int, memory: int, most_bad: int | None) -> Report:
+    def write(self, plan: Plan, piece: int, memory: int, most_bad: int | None, tell: Tell) -> Report:
         """Read and write one piece."""
-        return write_piece(plan, plan.pieces[piece], self._source, self._store, memory=memory, most_bad=most_bad)
+        return write_piece(
+            plan, plan.pieces[piece], self._source, self._store, memory=memory, most_bad=most_bad, tell=tell
+        )
 
     def commit(self, plan: Plan) -> Artifact:
         """Make a dataset of the pieces."""
@@ -109,8 +114,8 @@ class Elsewhere:
         """Put the plan where the others find it."""
         Staging(self._store, plan.origin.key).write_order(Order(plan=plan, source=self._sent))
 
-    def write(self, plan: Plan, piece: int, memory: int, most_bad: int | None) -> Report:
-        """Read and write one piece."""
+    def write(self, plan: Plan, piece: int, memory: int, most_bad: int | None, tell: Tell) -> Report:
+        """Read and write one piece; the process leaves how far it is in the staging folder."""
         arguments = {"store": str(self._store.root), "key": plan.origin.key, "piece": piece}
         found = self._run(f"{__name__}:run_piece", {**arguments, "memory": memory, "most_bad": most_bad})
         return msgspec.json.decode(found, type=Report)
@@ -132,7 +137,10 @@ def run_piece(*, store: str, key: str, piece: int, memory: int, most_bad: int | 
     place = FolderStore(Path(store))
     order = Staging(place, key).read_order()
     source = receive_source(place, order.source)
-    report = write_piece(order.plan, order.plan.pieces[piece], source, place, memory=memory, most_bad=most_bad)
+    tell = Paced(partial(Staging(place, key).note, piece))
+    report = write_piece(
+        order.plan, order.plan.pieces[piece], source, place, memory=memory, most_bad=most_bad, tell=tell
+    )
     return msgspec.json.encode(report)
 
 
@@ -178,7 +186,7 @@ def make_plan(job: Job, source: Source, store: FolderStore) -> Plan:
             raise DataError(f"segment_bytes is {job.segment_bytes}; at least 1 is needed.")
         piece_bytes, segment_bytes = min(piece_bytes, job.segment_bytes), job.segment_bytes
     planned = tuple(PlannedUnit(unit=unit, number=unit.number) for unit in units)
-    generation = 0
+    generation, classes = 0, class_names(source)
     if job.purpose == "replay" and makes_records(source):
         raise DataError(
             "Its transforms make new records of several, which cannot be added to; prepare the source anew."
@@ -190,6 +198,7 @@ def make_plan(job: Job, source: Source, store: FolderStore) -> Plan:
                 f"The source yields {describe(schema)}; the dataset has {describe(manifest.schema)}. What is added to "
                 "a dataset needs its schema."
             )
+        check_classes(manifest.classes, classes)
         schema, segment_bytes, generation = manifest.schema, manifest.segment_bytes, len(manifest.origins)
         planned = (new_units if job.purpose == "grow" else units_to_recover)(manifest, units)
     fingerprint = source.fingerprint()
@@ -202,4 +211,5 @@ def make_plan(job: Job, source: Source, store: FolderStore) -> Plan:
         origin=origin,
         base=job.base,
         generation=generation,
+        classes=classes,
     )

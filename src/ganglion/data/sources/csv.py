@@ -142,7 +142,7 @@ class CsvSource(LineSource, frozen=True, kw_only=True, tag="ganglion.data.source
                 return [], begin
             opened.seek(begin)
             data, _ = read_whole(opened, _TASK)
-        found = next(iter(self._rows.spans(data)), None)
+        found = self._rows.first(data)
         if found is None:
             raise DataError(f"{file} has no header; expected the names of columns.")
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -12,10 +13,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv as arrow_csv
 
-from ganglion.data.records.schema import Schema
+from ganglion.data.records.schema import Field, Schema
 from ganglion.data.sources.arrow_columns import arrow_type_of
+from ganglion.data.sources.line_blocks import Spans, joined, line_spans
 
-_TASK = 2**20  # bytes that one thread of Arrow parses
+_TASK = 2**20  # bytes that Arrow parses at a time
+_SHOWN = 100  # signs of a row that Arrow shows
+_COLUMN = re.compile(r"In CSV column #([0-9]+): ")
+_NULLS = frozenset(arrow_csv.ConvertOptions().null_values)
 _FLOAT = r"^(-?[0-9]+\.?[0-9]*([eE][-+]?[0-9]{1,2})?)?$"
 
 
@@ -44,63 +49,65 @@ class CsvRows(msgspec.Struct, frozen=True, kw_only=True):
             pyarrow.ArrowInvalid: a row is broken.
         """
         types = {field.name: arrow_type_of(field) for field in self.schema}
-        return self._read(data, types, arrow_csv.ParseOptions(**self.format(data)), threads=True)
+        return self._read(data, types, arrow_csv.ParseOptions(**self.format(data)))
 
-    def suspects(self, data: bytes, spans: list[tuple[int, int]]) -> list[int]:
-        """Rows with another number of values, with bytes that are no text, or with numbers that may not be such.
+    def suspects(self, data: bytes, spans: Spans) -> dict[int, str]:
+        """Rows with another number of values, with bytes that are no text, or with numbers that are none.
 
         Args:
             data: in which some row is broken.
             spans: where rows lie.
 
         Returns:
-            Numbers of rows, in order; none where it cannot be found out in this way.
+            By the number of a row what is wrong with it, as Arrow says it of a row alone; empty where it has to be
+            asked. No row where it cannot be found out in this way.
         """
-        found: set[int] = set()
+        found: dict[int, str] = {}
         if not self._is_text(data):
-            found = {row for row, (start, stop) in enumerate(spans) if not self._is_text(data[start:stop])}
-        if self.quote and self.quote.encode() in data:
-            mark = self.quote.encode()
-            found |= {row for row, (start, stop) in enumerate(spans) if data.count(mark, start, stop) % 2}
-        rows = [row for row in range(len(spans)) if row not in found]
-        wrong: list[int] = []
-
-        def note(row: Any) -> str:
-            wrong.append(row.number - 1)
-            return "skip"
-
-        text = b"".join([data[spans[row][0] : spans[row][1]] for row in rows])
-        options = arrow_csv.ParseOptions(**self.format(text), invalid_row_handler=note)
-        try:
-            table = self._read(text, {field.name: pa.string() for field in self.schema}, options, threads=False)
-        except (pa.ArrowException, UnicodeDecodeError):
-            return []
-        if len(table) + len(wrong) != len(rows):
-            return []
-        found |= {rows[row] for row in wrong}
-        parsed = np.delete(np.array(rows), wrong)
+            found |= {
+                row: "" for row, (start, stop) in enumerate(spans.tolist()) if not self._is_text(data[start:stop])
+            }
+        if self.quote and (mark := self.quote.encode()) in data:
+            found |= {row: "" for row, (start, stop) in enumerate(spans.tolist()) if data.count(mark, start, stop) % 2}
+        rows = np.delete(np.arange(len(spans)), sorted(found))
+        if not len(rows):
+            return found
+        wrong: dict[int, str] = {}
+        table = self._tolerant(joined(data, spans, rows), wrong)
+        if table is None or len(table) + len(wrong) != len(rows):
+            return {}
+        found |= {int(rows[row]): problem for row, problem in wrong.items()}
+        parsed = np.delete(rows, sorted(wrong))
         for field in self.schema:
-            if field.fixed:
-                sure = pc.match_substring_regex(table.column(field.name), _sure(field.dtype))
-                found |= set(parsed[~sure.to_numpy()].tolist())
-        return sorted(found)
+            if field.fixed and pa.types.is_string((column := table.column(field.name)).type):
+                unsure = np.flatnonzero(~pc.match_substring_regex(column, _sure(field.dtype)).to_numpy())
+                for row, value in zip(parsed[unsure].tolist(), column.take(pa.array(unsure)).to_pylist(), strict=True):
+                    if (problem := self._problem(field, value)) is not None:
+                        found.setdefault(row, problem)
+        return found
 
-    def spans(self, data: bytes) -> list[tuple[int, int]]:
+    def spans(self, data: bytes) -> Spans:
         """Where rows lie; empty lines are none."""
-        return [match.span() for match in _row(self.delimiter, self.quote).finditer(data) if match[0].strip(b"\r\n")]
+        if self._is_quoted(data) or (b"\r" in data and data.count(b"\r") != data.count(b"\r\n")):
+            return np.array(list(self._found(data)), np.int64).reshape(-1, 2)
+        return line_spans(data, b"\r\n")
+
+    def first(self, data: bytes) -> tuple[int, int] | None:
+        """Where the first row lies, if there is one."""
+        return next(self._found(data), None)
 
     def format(self, data: bytes) -> dict[str, Any]:
         """Options of Arrow for some rows."""
-        quotes = bool(self.quote) and self.quote.encode() in data
-        return {"delimiter": self.delimiter, "quote_char": self.quote or False, "newlines_in_values": quotes}
+        quoted = self._is_quoted(data)
+        return {"delimiter": self.delimiter, "quote_char": self.quote or False, "newlines_in_values": quoted}
 
-    def _read(self, data: bytes, types: dict[str, pa.DataType], options: Any, *, threads: bool) -> pa.Table:
-        if self.quote and data.count(self.quote.encode()) % 2:  # Arrow takes all that follows for one value
+    def _read(self, data: bytes, types: dict[str, pa.DataType], options: Any) -> pa.Table:
+        if self._is_quoted(data) and data.count(self.quote.encode()) % 2:  # Arrow takes all that follows for one value
             raise pa.ArrowInvalid("a quote is not closed")
         convert = arrow_csv.ConvertOptions(column_types=types, include_columns=list(types))
         for size in (_TASK, len(data) + 1):
             read = arrow_csv.ReadOptions(
-                use_threads=threads and len(data) > _TASK,  # starting them takes longer than parsing a few rows
+                use_threads=False,  # units are read at once; here, each thread would hold memory of its own
                 column_names=self.names,
                 block_size=size,
                 encoding=self.encoding,
@@ -112,6 +119,60 @@ class CsvRows(msgspec.Struct, frozen=True, kw_only=True):
                 if "straddling" not in str(error) or size > len(data):  # a row larger than a task
                     raise
         raise AssertionError("unreachable: the second size holds every row")
+
+    def _is_quoted(self, data: bytes) -> bool:
+        return bool(self.quote) and self.quote.encode() in data
+
+    def _found(self, data: bytes) -> Iterator[tuple[int, int]]:
+        for match in _row(self.delimiter, self.quote).finditer(data):
+            if match[0].strip(b"\r\n"):
+                yield match.span()
+
+    def _tolerant(self, data: bytes, wrong: dict[int, str]) -> pa.Table | None:
+        """Parse rows, columns with values that are not of their type as text; none where that does not help.
+
+        Args:
+            data: rows without empty lines.
+            wrong: receives the rows with another number of values, which are left out, and what Arrow says of them.
+        """
+
+        def note(row: Any) -> str:
+            text = row.text if len(row.text) <= _SHOWN else f"{row.text[: _SHOWN - 4]} ..."
+            problem = f"Expected {row.expected_columns} columns, got {row.actual_columns}: {text}".rstrip(" .")
+            plain = text.isascii() and text.isprintable()  # else Arrow may say it in other signs
+            wrong[row.number - 1] = f"CSV parse error: Row #1: {problem}" if plain and b"\r" not in data else ""
+            return "skip"
+
+        options = arrow_csv.ParseOptions(**self.format(data), invalid_row_handler=note)
+        types = {field.name: arrow_type_of(field) for field in self.schema}
+        while True:
+            wrong.clear()
+            try:
+                return self._read(data, types, options)
+            except UnicodeDecodeError:
+                return None
+            except pa.ArrowException as error:
+                told = _COLUMN.match(str(error))
+                name = self.names[int(told[1])] if told else ""
+                if types.get(name, pa.string()) == pa.string():
+                    return None
+                types[name] = pa.string()
+
+    def _problem(self, field: Field, value: str) -> str | None:
+        """What Arrow says of a row with this value in it: nothing, or in empty words if it has to be asked."""
+        kind = arrow_type_of(field)
+        if value in _NULLS:
+            return None
+        if pa.types.is_boolean(kind) or not (value.isascii() and value.isprintable()):
+            return ""
+        try:
+            pa.scalar(value.strip(" \t")).cast(kind)  # by the same code that parses rows
+        except pa.ArrowInvalid:
+            return (
+                f"In CSV column #{self.names.index(field.name)}: Row #1: "
+                f"CSV conversion error to {kind}: invalid value '{value}'"
+            )
+        return None
 
     def _is_text(self, data: bytes) -> bool:
         try:

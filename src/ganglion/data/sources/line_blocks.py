@@ -21,6 +21,12 @@ BLOCK = 4 * 2**20
 UNIT = 16 * BLOCK
 """Bytes after which a large file is divided, about."""
 
+_PIECE = 2**18
+"""Bytes in which the ends of lines are looked for at a time; what that takes stays small beside a block."""
+
+Spans = npt.NDArray[np.int64]
+"""Where records begin and end in a block, their newlines included; shape `(records, 2)`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Block:
@@ -57,12 +63,14 @@ def blocks(file: io.BufferedReader, start: int, stop: int | None, quote: bytes =
         if stop is not None:
             wanted = min(wanted, stop - offset - len(rest))
         data, flaw = read_whole(file, wanted)
-        rest += data
-        ended = len(data) < wanted or (stop is not None and offset + len(rest) >= stop)
+        ended = len(data) < wanted or (stop is not None and offset + len(rest) + len(data) >= stop)
+        rest = rest + data if rest else data
+        del data  # of large blocks, no copy is kept while others work with them
         end = len(rest) if ended and not flaw else _last_end(rest, quote)
         if end:
-            yield Block(offset, rest[:end])
-            offset, rest = offset + end, rest[end:]
+            found, rest = [Block(offset, rest[:end])], rest[end:]
+            offset += end
+            yield found.pop()
         if flaw:
             yield Block(offset, rest, f"it is cut off: {flaw}")
         if ended:
@@ -103,8 +111,44 @@ def divide_lines(file: io.BufferedReader, start: int, size: int, quote: bytes = 
 
 def line_ends(data: bytes) -> npt.NDArray[np.int64]:
     """Where the lines of `data` end: behind their newlines, and at the end of the data."""
-    ends = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n")) + 1
-    return ends if data.endswith(b"\n") or not data else np.append(ends, len(data))
+    values = np.frombuffer(data, np.uint8)
+    ends = [
+        np.flatnonzero(values[first : first + _PIECE] == ord("\n")) + (first + 1)
+        for first in range(0, len(data), _PIECE)
+    ]
+    if data and not data.endswith(b"\n"):
+        ends.append(np.array([len(data)]))
+    return np.concatenate(ends) if ends else np.zeros(0, np.int64)
+
+
+def line_spans(data: bytes, empty: bytes = b"") -> Spans:
+    """Where the lines of `data` lie, their newlines included.
+
+    Args:
+        data: whole lines.
+        empty: signs of which a line may consist that is passed over; without any, empty lines count.
+    """
+    ends = line_ends(data)
+    spans = np.stack([np.concatenate([[0], ends[:-1]]), ends], axis=1) if len(ends) else np.zeros((0, 2), np.int64)
+    if not empty or not len(spans):
+        return spans
+    signs = np.isin(np.frombuffer(data, np.uint8)[spans[:, 0]], np.frombuffer(empty, np.uint8))
+    nothing = [row for row in np.flatnonzero(signs).tolist() if not data[slice(*spans[row])].strip(empty)]
+    return np.delete(spans, nothing, axis=0) if nothing else spans
+
+
+def joined(data: bytes, spans: Spans, records: npt.NDArray[np.int64]) -> bytes:
+    """Some records of a block, one behind the other.
+
+    Args:
+        data: of the block.
+        spans: where its records lie.
+        records: numbers of those that are wanted, in order; at least one.
+    """
+    breaks = np.flatnonzero(np.diff(records) > 1)
+    firsts = spans[records[np.concatenate([[0], breaks + 1])], 0]
+    lasts = spans[records[np.concatenate([breaks, [-1]])], 1]
+    return b"".join([data[start:stop] for start, stop in zip(firsts.tolist(), lasts.tolist(), strict=True)])
 
 
 def _last_end(data: bytes, quote: bytes) -> int:

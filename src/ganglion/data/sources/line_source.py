@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from ganglion.core.errors import DataError
@@ -20,10 +21,10 @@ from ganglion.data.records.schema import Schema
 from ganglion.data.records.unit import Unit
 from ganglion.data.sources.arrow_columns import Flaws, columns_of, describe_arrow_error
 from ganglion.data.sources.file_source import FileSource, options_of
-from ganglion.data.sources.line_blocks import UNIT, Block, blocks, divide_lines
+from ganglion.data.sources.line_blocks import UNIT, Block, Spans, blocks, divide_lines, joined
 
-Span = tuple[int, int]
-"""Where a record begins and ends in a block, its newline included."""
+Records = npt.NDArray[np.int64]
+"""Numbers of records in a block, in order."""
 
 _FEW = 0.1  # share of suspects up to which each is tried alone
 
@@ -40,14 +41,16 @@ class Parser(Protocol):
         """
         ...
 
-    def spans(self, data: bytes) -> list[Span]:
+    def spans(self, data: bytes) -> Spans:
         """Where the records of a block lie."""
         ...
 
-    def suspects(self, data: bytes, spans: list[Span]) -> list[int]:
-        """Which records of a block that cannot be parsed may be broken, in order; none where that is not known.
+    def suspects(self, data: bytes, spans: Spans) -> dict[int, str]:
+        """Which records of a block that cannot be parsed may be broken; none where that is not known.
 
-        Finding out which records are broken takes one parse for each suspect, else one for every halving.
+        Returns:
+            By the number of a record what is wrong with it, as parsing it alone would say; empty where it has to be
+            tried. What is wrong without being a suspect is found by halving, which takes longer.
         """
         ...
 
@@ -95,7 +98,7 @@ class LineSource(FileSource, frozen=True):
 
     def divide(self, file: DataFile) -> Iterable[Unit]:
         """The units of one file."""
-        pieces: tuple[Span, ...] = ((0, 0),)
+        pieces: tuple[tuple[int, int], ...] = ((0, 0),)
         if file.size > UNIT and is_local(file.path):
             pieces = _pieces(_Asked(self, file))
         for number, (start, stop) in enumerate(pieces):
@@ -105,7 +108,7 @@ class LineSource(FileSource, frozen=True):
     def read_unit(self, unit: Unit, size: int, set_aside: SetAside) -> Iterator[Batch]:
         """The records of one unit, in order; at least one block of them is held at a time."""
         schema = self.schema
-        record = 0
+        record, dirty = 0, False
         with closing(open_file(unit.path, decompress=True, retry=self.retry)) as file:
             if is_empty(file):
                 set_aside(BadRecord.at(unit, 0, "the file is empty", offset=0))
@@ -117,9 +120,13 @@ class LineSource(FileSource, frozen=True):
                     record += 1
                     continue
                 reading = _Reading(self, schema, parser, unit, block, record, set_aside)
-                for batch in reading.batches():
+                del block
+                for batch in reading.batches(dirty):
                     yield from batch.pieces(size)
-                record = reading.next
+                    del batch  # the next block needs its memory
+                record, dirty = reading.next, reading.dirty
+                del reading
+                pa.default_memory_pool().release_unused()  # else it keeps about as much as a block takes
 
 
 class _Reading:
@@ -140,10 +147,19 @@ class _Reading:
         self._first = record
         self.next = record
         """Number of the first record behind the block."""
+        self.dirty = False
+        """Whether a record could not be parsed."""
 
-    def batches(self) -> Iterator[Batch]:
-        """The records that are good; the others are set aside, in their order."""
+    def batches(self, dirty: bool) -> Iterator[Batch]:
+        """The records that are good; the others are set aside, in their order.
+
+        Args:
+            dirty: whether it is likely that records cannot be parsed; it changes the time that is taken and no result.
+        """
         data = self._block.data
+        if dirty:
+            yield from self._salvage(self._parser.spans(data))
+            return
         try:
             columns, flaws = self._columns(data)
         except (pa.ArrowException, UnicodeDecodeError, OverflowError):
@@ -152,40 +168,47 @@ class _Reading:
         count = records_of(columns)
         if not flaws:
             self.next = self._first + count
+            batch = [Batch(columns, self._unit.ids(self._first, self.next))]
+            del columns, data  # nothing is kept of what is given away
             if count:
-                yield Batch(columns, self._unit.ids(self._first, self.next))
+                yield batch.pop()
             return
         spans = self._parser.spans(data)
         if len(spans) != count:
             yield from self._salvage(spans)
             return
         self.next = self._first + count
-        yield from self._without(columns, flaws, spans, range(count))
+        yield from self._without(columns, flaws, spans, np.arange(count))
 
     def _columns(self, data: bytes) -> tuple[Columns, Flaws]:
         return columns_of(self._parser.table(data), self._schema, self._source.required_fields)
 
-    def _salvage(self, spans: list[Span]) -> Iterator[Batch]:
+    def _salvage(self, spans: Spans) -> Iterator[Batch]:
         """The records of a block in which some are broken."""
         self.next = self._first + len(spans)
         suspects = self._parser.suspects(self._block.data, spans)
+        self.dirty = bool(suspects)
         if not 0 < len(suspects) <= _FEW * len(spans):
-            yield from self._halve(spans, range(len(spans)))
+            yield from self._halve(spans, np.arange(len(spans)))
             return
-        others = sorted(set(range(len(spans))) - set(suspects))
-        found = list(self._halve(spans, others))
-        for suspect in suspects:
-            found += self._halve(spans, [suspect])
-        if found:
+        found = list(self._halve(spans, np.delete(np.arange(len(spans)), sorted(suspects))))
+        for suspect, problem in sorted(suspects.items()):
+            if problem:
+                self._bad(suspect, spans, problem)
+            else:
+                found += self._halve(spans, np.array([suspect]))
+        if len(found) == 1:
+            yield found[0]
+        elif found:
             whole = Batch.join(found)
             yield whole.take(np.argsort(whole.ids))
 
-    def _halve(self, spans: list[Span], records: Sequence[int]) -> Iterator[Batch]:
+    def _halve(self, spans: Spans, records: Records) -> Iterator[Batch]:
         """Parse again and again, fewer records at a time, until those that are broken stand alone."""
         waiting = [records]
         while waiting:
             tried = waiting.pop()
-            if not tried:
+            if not len(tried):
                 continue
             problem = "it is not one record"
             try:
@@ -194,32 +217,29 @@ class _Reading:
                     yield from self._without(columns, flaws, spans, tried)
                     continue
             except UnicodeDecodeError as error:
-                at = self._block.offset + spans[tried[0]][0] + error.start
+                at = self._block.offset + int(spans[tried[0], 0]) + error.start
                 problem = f"byte {at} is not {error.encoding}"
             except (pa.ArrowException, OverflowError) as error:
                 problem = describe_arrow_error(error)
             if len(tried) == 1:
-                self._bad(tried[0], spans, problem)
+                self._bad(int(tried[0]), spans, problem)
             else:
                 middle = len(tried) // 2
                 waiting += [tried[middle:], tried[:middle]]
 
-    def _joined(self, spans: list[Span], records: Sequence[int]) -> bytes:
-        data = self._block.data
-        if records[-1] - records[0] + 1 == len(records):
-            return data[spans[records[0]][0] : spans[records[-1]][1]]
-        return b"".join([data[spans[record][0] : spans[record][1]] for record in records])
+    def _joined(self, spans: Spans, records: Records) -> bytes:
+        return joined(self._block.data, spans, records)
 
-    def _without(self, columns: Columns, flaws: Flaws, spans: list[Span], records: Sequence[int]) -> Iterator[Batch]:
+    def _without(self, columns: Columns, flaws: Flaws, spans: Spans, records: Records) -> Iterator[Batch]:
         for row in sorted(flaws):
-            self._bad(records[row], spans, flaws[row])
-        ids = self._unit.ids(self._first, self._first + len(spans))[np.asarray(records)]
+            self._bad(int(records[row]), spans, flaws[row])
+        ids = self._unit.ids(self._first, self._first + len(spans))[records]
         batch = Batch(columns, ids)
         if len(flaws) < len(records):
             yield batch.take(np.setdiff1d(np.arange(len(records)), list(flaws))) if flaws else batch
 
-    def _bad(self, record: int, spans: list[Span], reason: str) -> None:
-        start, stop = spans[record]
+    def _bad(self, record: int, spans: Spans, reason: str) -> None:
+        start, stop = spans[record].tolist()
         payload = self._block.data[start:stop].rstrip(b"\r\n")
         offset = self._block.offset + start
         self._set_aside(BadRecord.at(self._unit, self._first + record, reason, offset=offset, payload=payload))
@@ -245,7 +265,7 @@ def _inferred(asked: _Asked) -> Schema:
 
 
 @lru_cache(1024)
-def _pieces(asked: _Asked) -> tuple[Span, ...]:
+def _pieces(asked: _Asked) -> tuple[tuple[int, int], ...]:
     source, file = asked.source, asked.file
     with open_file(file.path) as plain:
         if compression(plain.peek(16)[:16]):

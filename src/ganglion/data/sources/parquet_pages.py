@@ -8,11 +8,11 @@ header; headers have none, so they are held against the size and the number of v
 from __future__ import annotations
 
 import os
-import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
+from isal.isal_zlib import crc32
 
 from ganglion.data.sources.parquet_footer import ENCODINGS, Chunk
 from ganglion.data.sources.thrift import number_in, read_struct, read_varint
@@ -113,8 +113,21 @@ class Pages:
         return [page for page in self.pages if not page.dictionary and (page.start, page.stop) not in covered]
 
     def damaged(self, file: int, pages: Sequence[Page]) -> list[Page]:
-        """Those of some pages that do not match their checksums."""
-        return [page for page in pages if page.check is not None and _checksum(file, page) != page.check]
+        """Those of some pages, in the order of the file, that do not match their checksums."""
+        found: list[Page] = []
+        last = pages[-1].stop if pages else 0
+        piece, begin, end = memoryview(b""), 0, 0  # small pages are read many at a time
+        for page in pages:
+            body, stop = page.body, page.stop
+            if page.check is None:
+                continue
+            if stop > end and stop - body <= _PIECE:
+                piece, begin = memoryview(os.pread(file, min(_PIECE, last - body), body)), body
+                end = begin + len(piece)
+            checksum = _checksum(file, page) if stop > end else crc32(piece[body - begin : stop - begin])
+            if checksum != page.check:
+                found.append(page)
+        return found
 
     def lose(self, page: Page, reason: str) -> None:
         """Count a page as lost, and with a dictionary the pages that need it."""
@@ -224,7 +237,7 @@ def _checksum(file: int, page: Page) -> int:
         piece = os.pread(file, min(_PIECE, page.stop - at), at)
         if not piece:
             return -1
-        checksum = zlib.crc32(piece, checksum)
+        checksum = crc32(piece, checksum)
         at += len(piece)
     return checksum
 

@@ -10,8 +10,8 @@ import pyarrow.compute as pc
 
 from ganglion.data.files.access import DataFile
 from ganglion.data.records.schema import TEXT, Field, Schema
-from ganglion.data.sources.line_blocks import line_ends
-from ganglion.data.sources.line_source import LineSource, Span
+from ganglion.data.sources.line_blocks import Spans, line_spans
+from ganglion.data.sources.line_source import LineSource
 
 
 class TextSource(LineSource, frozen=True, kw_only=True, tag="ganglion.data.sources.text:TextSource"):
@@ -43,10 +43,9 @@ class _Lines(msgspec.Struct, frozen=True):
 
     name: str
 
-    def spans(self, data: bytes) -> list[Span]:
+    def spans(self, data: bytes) -> Spans:
         """Where lines lie."""
-        ends = line_ends(data).tolist()
-        return list(zip([0, *ends[:-1]], ends, strict=True)) if ends else []
+        return line_spans(data)
 
     def table(self, data: bytes) -> pa.Table:
         """A table of lines."""
@@ -57,9 +56,9 @@ class _Lines(msgspec.Struct, frozen=True):
             lines = pc.replace_substring_regex(lines, "\r$", "")
         return pa.table({self.name: lines})
 
-    def suspects(self, data: bytes, spans: list[Span]) -> list[int]:
+    def suspects(self, data: bytes, spans: Spans) -> dict[int, str]:
         """Lines that are no text."""
-        return [number for number, (start, stop) in enumerate(spans) if not _is_text(data[start:stop])]
+        return {row: "" for row, (start, stop) in enumerate(spans.tolist()) if not _is_text(data[start:stop])}
 
 
 def _is_text(data: bytes) -> bool:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import BinaryIO
 
 import google_crc32c
@@ -21,11 +21,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ganglion.data.sources.crc32c import checksums_of_windows
+from ganglion.data.sources.tfrecord_checks import AROUND, damaged_records, mask, mask_one
 
-_MASK = 0xA282EAD8
 _LENGTH = struct.Struct("<QI")
 _CHECK = struct.Struct("<I")
-_AROUND = _LENGTH.size + _CHECK.size
+
+_ALIKE = 8
+"""Records of one length in a row after which as many as there are of that length are looked for at once."""
 
 _LOOKAHEAD = 2**22
 """Bytes behind a broken length that are searched for the end of its record before the first one that follows counts."""
@@ -125,18 +127,18 @@ class _Chain:
     """Records that follow each other from the beginning of what is in memory.
 
     Attributes:
-        starts: of the records.
-        lengths: of the records.
-        bad: whether each differs from its checksum.
+        starts: of the records; shape `(records,)`.
+        lengths: of the records; shape `(records,)`.
+        bad: whether each differs from its checksum; shape `(records,)`.
         stop: where the last one ends.
         needed: bytes that have to be in memory for more to be told; 0 where the length behind the last one is broken.
     """
 
-    starts: list[int] = field(default_factory=list)
-    lengths: list[int] = field(default_factory=list)
-    bad: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
-    stop: int = 0
-    needed: int = 0
+    starts: _Numbers
+    lengths: _Numbers
+    bad: npt.NDArray[np.bool_]
+    stop: int
+    needed: int
 
 
 class _Reader:
@@ -159,7 +161,7 @@ class _Reader:
             if not self._data:
                 return None
             chain = self._chain()
-            if chain.starts:
+            if len(chain.starts):
                 return self._records(chain)
             if chain.needed <= len(self._data) or self._ended:
                 return self._damaged()
@@ -177,47 +179,55 @@ class _Reader:
             self._data = b"".join(pieces)
 
     def _chain(self) -> _Chain:
-        data, end, verify = self._data, len(self._data), self._verify
-        unpack, known, checksum = _LENGTH.unpack_from, self._known, google_crc32c.value
-        chain = _Chain()
-        checks: list[int] = []
-        at = confirmed = 0
+        data, end = self._data, len(self._data)
+        unpack, known = _LENGTH.unpack_from, self._known
+        places: list[_Numbers] = []
+        some: list[int] = []  # places that are not yet in `places`
+        at = confirmed = needed = alike = 0
+        last = -1
         while True:
-            start = at + _LENGTH.size
-            if start > end:
-                chain.needed = start
+            if at + _LENGTH.size > end:
+                needed = at + _LENGTH.size
                 break
             length, check = unpack(data, at)
             if known.get(length) != check and not self._is_length(length, check):
                 break
             confirmed = at  # what lies in front ends where it says
-            stop = start + length
-            if stop + _CHECK.size > end:
-                chain.needed = stop + _CHECK.size
+            step = length + AROUND
+            if at + step > end:
+                needed = at + step
                 break
-            chain.starts.append(start)
-            chain.lengths.append(length)
-            if verify:
-                checks.append(checksum(data[start:stop]))
-            at = stop + _CHECK.size
+            alike = alike + 1 if length == last else 0
+            last = length
+            if alike == _ALIKE:
+                alike = 0
+                run = at + step * np.arange(self._alike(at, step))
+                places += [np.array(some, np.int64), run]
+                some = []
+                confirmed = int(run[-1])
+                at = confirmed + step
+            else:
+                some.append(at)
+                at += step
         if at == end and self._ended:
             confirmed = end
-        chain.stop = at
-        if checks:
-            chain.bad = self._differ(checks, chain)
-            if chain.bad[-1] and confirmed != at:  # bytes may be missing from its middle; its end is not to be trusted
-                chain.stop = chain.starts.pop() - _LENGTH.size
-                chain.lengths.pop()
-                chain.bad = chain.bad[:-1]
-                chain.needed = chain.needed and at + _LENGTH.size
-        else:
-            chain.bad = np.zeros(len(chain.starts), bool)
+        starts = np.concatenate([*places, np.array(some, np.int64)]) + _LENGTH.size
+        lengths = np.diff(starts, append=at + _LENGTH.size) - AROUND
+        bad = damaged_records(data, starts, lengths) if self._verify else np.zeros(len(starts), np.bool_)
+        chain = _Chain(starts, lengths, bad, at, needed)
+        if len(bad) and bad[-1] and confirmed != at:  # bytes may be missing from its middle; its end cannot be trusted
+            chain.stop = int(starts[-1]) - _LENGTH.size
+            chain.starts, chain.lengths, chain.bad = starts[:-1], lengths[:-1], bad[:-1]
+            chain.needed = needed and at + _LENGTH.size
         return chain
 
-    def _differ(self, checks: list[int], chain: _Chain) -> npt.NDArray[np.bool_]:
-        stops = np.add(chain.starts, chain.lengths)
-        stored = np.frombuffer(self._data, np.uint8)[stops[:, None] + np.arange(_CHECK.size)]
-        return np.asarray(_masked(np.array(checks, np.uint32)) != np.ascontiguousarray(stored).view("<u4")[:, 0])
+    def _alike(self, at: int, step: int) -> int:
+        """How many records in a row, from the one at `at` on, have its length; they are whole."""
+        rows = (len(self._data) - at) // step
+        lengths = np.ndarray((rows,), "<u8", self._data, at, (step,))
+        checks = np.ndarray((rows,), "<u4", self._data, at + lengths.itemsize, (step,))
+        other = (lengths != lengths[0]) | (checks != checks[0])
+        return int(other.argmax()) if other.any() else rows
 
     def _is_length(self, length: int, check: int) -> bool:
         right = _checksum(struct.pack("<Q", length))
@@ -227,28 +237,29 @@ class _Reader:
         return right == check
 
     def _records(self, chain: _Chain) -> Frames:
-        starts = np.array(chain.starts, np.int64)
-        lengths = np.array(chain.lengths, np.int64)
+        data, starts, lengths = self._data, chain.starts, chain.lengths
         numbers = self._number + np.arange(len(starts))
         offsets = starts + (self._offset - _LENGTH.size)
-        data, good = self._data, ~chain.bad
+        self._advance(chain.stop, len(starts))
+        if not chain.bad.any():
+            return Frames(data, starts, lengths, numbers, offsets, ())
         damages = tuple(
             Damage(
                 int(numbers[at]),
                 int(offsets[at]),
-                int(lengths[at]) + _AROUND,
+                int(lengths[at]) + AROUND,
                 "the record does not match its checksum",
-                data[chain.starts[at] : chain.starts[at] + min(_KEPT, chain.lengths[at])],
+                data[starts[at] : starts[at] + min(_KEPT, lengths[at])],
             )
             for at in np.flatnonzero(chain.bad).tolist()
         )
-        self._advance(chain.stop, len(starts))
+        good = ~chain.bad
         return Frames(data, starts[good], lengths[good], numbers[good], offsets[good], damages)
 
     def _damaged(self) -> Frames:
         """What is to be said of the record at the beginning of what is in memory, which cannot be read."""
         length, check = _LENGTH.unpack_from(self._data) if len(self._data) >= _LENGTH.size else (0, 0)
-        stop = length + _AROUND
+        stop = length + AROUND
         if self._known.get(length) != check:
             whole = len(self._data) >= _LENGTH.size
             return self._lost("the length does not match its checksum" if whole else "the file ends within a length")
@@ -294,7 +305,7 @@ class _Reader:
                 continue
             checksum = google_crc32c.extend(checksum, data[done:stop])
             done = stop
-            if _masked_int(checksum) == _CHECK.unpack_from(data, stop)[0]:
+            if mask_one(checksum) == _CHECK.unpack_from(data, stop)[0]:
                 return end
         return None
 
@@ -302,7 +313,7 @@ class _Reader:
         """Where the first record matches its checksum, in front of `stop`: the length behind it is broken, too."""
         at, checksum = _LENGTH.size, 0
         for end in range(at, min(stop or len(self._data), at + _NEAR) - _CHECK.size):
-            if _masked_int(checksum) == _CHECK.unpack_from(self._data, end)[0]:
+            if mask_one(checksum) == _CHECK.unpack_from(self._data, end)[0]:
                 return end + _CHECK.size
             checksum = google_crc32c.extend(checksum, self._data[end : end + 1])
         return None
@@ -323,7 +334,7 @@ class _Reader:
         stored = np.zeros(len(places), np.uint32)
         for byte in range(_CHECK.size):
             stored |= data[places + (8 + byte)].astype(np.uint32) << np.uint32(8 * byte)
-        found: list[int] = places[_masked(checksums_of_windows(data, places)) == stored].tolist()
+        found: list[int] = places[mask(checksums_of_windows(data, places)) == stored].tolist()
         return found
 
     def _advance(self, size: int, records: int) -> None:
@@ -333,12 +344,4 @@ class _Reader:
 
 
 def _checksum(data: bytes) -> int:
-    return _masked_int(google_crc32c.value(data))
-
-
-def _masked_int(checksum: int) -> int:
-    return ((checksum >> 15 | checksum << 17) + _MASK) & 0xFFFFFFFF
-
-
-def _masked(checksums: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
-    return (checksums >> np.uint32(15) | checksums << np.uint32(17)) + np.uint32(_MASK)
+    return mask_one(google_crc32c.value(data))

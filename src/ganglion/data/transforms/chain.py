@@ -155,6 +155,8 @@ def _survivors(apply: Callable[[Batch], Batch], batch: Batch, stage: str, failed
             continue
         except (OutageError, MemoryError):
             raise
+        except (ConnectionError, TimeoutError) as error:  # no record's fault: what the transform asks is away
+            raise OutageError(f"What {stage} needs is away: {type(error).__name__}: {error}") from error
         except BadRecordsError as error:
             reasons = error.reasons
         except Exception as error:  # noqa: BLE001  # whatever a person's function raises is the record's fault

@@ -1,11 +1,11 @@
-"""Requests that wait for a replica: late-bound, earliest deadline first, never two kinds in one batch.
+"""Requests that wait for a replica: late-bound, earliest deadline first, never two kinds or shards in one batch.
 
 No input or output, no clock: time is passed in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from heapq import heapify, heappop, heappush
 from typing import Generic, Protocol, TypeVar
 
@@ -26,6 +26,11 @@ class Waiting(Protocol):
         ...
 
     @property
+    def shard(self) -> int | None:
+        """The shard that has to answer it; `None` for any replica."""
+        ...
+
+    @property
     def suspect(self) -> bool:
         """Whether a replica died with it; then it is sent alone."""
         ...
@@ -41,9 +46,12 @@ P = TypeVar("P", bound=Waiting)
 Entry = tuple[float, int, P]
 """Deadline, number of arrival, part: the order in which parts are taken."""
 
+LaneKey = tuple[Kind, int | None]
+"""Kind and shard."""
+
 
 class BatchQueue(Generic[P]):
-    """Parts of requests by deadline, then by arrival; one lane for each kind.
+    """Parts of requests by deadline, then by arrival; one lane for each kind and shard.
 
     Attributes:
         rows: instances that wait.
@@ -51,7 +59,7 @@ class BatchQueue(Generic[P]):
     """
 
     def __init__(self) -> None:
-        self._lanes: dict[Kind, list[Entry[P]]] = {}
+        self._lanes: dict[LaneKey, list[Entry[P]]] = {}
         self._next = 0
         self._first = -1
         self.rows = 0
@@ -79,46 +87,69 @@ class BatchQueue(Generic[P]):
             self._push(part, self._first)
             self._first -= 1
 
-    def take(self, rows: int) -> list[P]:
+    def take(self, rows: int, shards: Container[int] = ()) -> list[P]:
         """Remove the part that is due first, and those of its kind due next that fit into `rows` instances with it.
 
-        A suspect part is taken alone. Settled parts are dropped. Empty when nothing waits.
+        A suspect part is taken alone. Settled parts are dropped. Empty when nothing waits that may be taken.
+
+        Args:
+            rows: instances of the largest batch.
+            shards: whose parts may be taken beside those of no shard.
         """
         batch: list[P] = []
-        while self._lanes and not batch:
+        while not batch:
             if len(self._lanes) == 1:
-                ((kind, lane),) = self._lanes.items()
+                ((key, lane),) = self._lanes.items()
+                if not (key[1] is None or key[1] in shards):
+                    break
             else:
-                kind, lane = min(self._lanes.items(), key=lambda item: item[1][0][:2])
+                allowed = [item for item in self._lanes.items() if item[0][1] is None or item[0][1] in shards]
+                if not allowed:
+                    break
+                key, lane = min(allowed, key=lambda item: item[1][0][:2])
             if lane[0][2].settled:
                 self._pop(lane)  # what comes next may be of another kind
             else:
                 batch = self._take_from(lane, rows)
             if not lane:
-                del self._lanes[kind]
+                del self._lanes[key]
         return batch
 
     def expire(self, now: float) -> list[P]:
         """Remove and return the parts whose deadline has passed."""
         expired: list[P] = []
-        for kind, lane in tuple(self._lanes.items()):
+        for key, lane in tuple(self._lanes.items()):
             while lane and lane[0][0] <= now:
                 expired.append(self._pop(lane))
             if not lane:
-                del self._lanes[kind]
+                del self._lanes[key]
         return expired
+
+    def waiting(self, shard: int) -> int:
+        """Parts that wait for a shard."""
+        return sum(len(lane) for key, lane in self._lanes.items() if key[1] == shard)
+
+    def withdraw(self, shard: int) -> list[P]:
+        """Remove and return the parts that wait for a shard, in order."""
+        found: list[P] = []
+        for key, lane in tuple(self._lanes.items()):
+            if key[1] == shard:
+                while lane:
+                    found.append(self._pop(lane))
+                del self._lanes[key]
+        return found
 
     def forget(self) -> None:
         """Drop settled parts: those whose callers are gone."""
-        for kind, lane in tuple(self._lanes.items()):
+        for key, lane in tuple(self._lanes.items()):
             kept = [entry for entry in lane if not entry[2].settled]
             if len(kept) < len(lane):
                 self.rows -= sum(entry[2].payload.rows for entry in lane if entry[2].settled)
                 self.size -= sum(entry[2].payload.size for entry in lane if entry[2].settled)
                 heapify(kept)
-                self._lanes[kind] = kept
+                self._lanes[key] = kept
             if not kept:
-                del self._lanes[kind]
+                del self._lanes[key]
 
     def _take_from(self, lane: list[Entry[P]], rows: int) -> list[P]:
         batch: list[P] = []
@@ -137,9 +168,10 @@ class BatchQueue(Generic[P]):
 
     def _push(self, part: P, number: int) -> None:
         payload = part.payload
-        lane = self._lanes.get(payload.kind)
+        key = (payload.kind, part.shard)
+        lane = self._lanes.get(key)
         if lane is None:
-            lane = self._lanes[payload.kind] = []
+            lane = self._lanes[key] = []
         heappush(lane, (part.deadline, number, part))
         self.rows += payload.rows
         self.size += payload.size

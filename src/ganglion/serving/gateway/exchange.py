@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from http import HTTPStatus
+from typing import Protocol
 
 import orjson
 
@@ -25,7 +26,7 @@ class Exchange:
 
     Attributes:
         answer: the bytes to be written, once there are any.
-        abandoned: called when the client is gone before the answer; set by whoever handles the request.
+        abandoned: called by `abandon`; set by whoever handles the request.
     """
 
     __slots__ = ("_flush", "abandoned", "answer", "body", "closes", "head")
@@ -66,6 +67,11 @@ class Exchange:
             self.answer = b"%bcontent-length: %d\r\n\r\n%b" % (start, len(body), body)
         self._flush()
 
+    def abandon(self) -> None:
+        """The client is gone before the answer."""
+        if self.abandoned is not None:
+            self.abandoned()
+
     def refuse(self, error: RequestError, *, headers: Mapping[str, str] | None = None) -> None:
         """Answer with an error: `{"error": message}`."""
         extra = dict(headers or {})
@@ -85,3 +91,11 @@ def _start(status: int, content_type: str, closes: bool) -> bytes:
 
 Handler = Callable[[Exchange], None]
 """Takes a complete request and answers it, at once or later, by `Exchange.respond`."""
+
+
+class MakeExchange(Protocol):
+    """Makes the exchange of a complete request; `Exchange` itself does."""
+
+    def __call__(self, flush: Callable[[], None], head: Head, body: bytes, *, closes: bool) -> Exchange:
+        """The arguments are those of `Exchange`."""
+        ...

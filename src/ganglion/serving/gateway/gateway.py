@@ -8,20 +8,27 @@ from time import monotonic
 
 import orjson
 
-from ganglion.serving.gateway import open_inference, tensorflow_rest
+from ganglion.serving.gateway import open_inference, openapi, start_page, tensorflow_examples, tensorflow_rest
+from ganglion.serving.gateway.access_log import AccessLog, nobody
 from ganglion.serving.gateway.admission import Admission
+from ganglion.serving.gateway.canary import Trial
 from ganglion.serving.gateway.catalog import Catalog
 from ganglion.serving.gateway.endpoint import Endpoint
 from ganglion.serving.gateway.errors import RequestError
-from ganglion.serving.gateway.exchange import Exchange
+from ganglion.serving.gateway.exchange import Exchange, MakeExchange
 from ganglion.serving.gateway.http import HttpServer
 from ganglion.serving.gateway.limits import HttpLimits
 from ganglion.serving.gateway.metrics import Labels, Metrics
 from ganglion.serving.gateway.open_inference_pages import OpenInferencePages
+from ganglion.serving.gateway.openapi_page import OpenapiPage
 from ganglion.serving.gateway.prediction_request import PredictionRequest
 from ganglion.serving.gateway.question import Read, Reply
+from ganglion.serving.gateway.siblings import POST_INTERVAL, Siblings
+from ganglion.serving.gateway.start_page import StartPage
 from ganglion.serving.gateway.tensorflow_pages import TensorflowPages
+from ganglion.serving.load import LOAD_INTERVAL, Load
 from ganglion.serving.routes import Routes
+from ganglion.serving.traffic import Traffic
 
 TICK = 0.1
 """Seconds between looks at deadlines."""
@@ -37,17 +44,38 @@ class Gateway:
     Args:
         limits: of client connections.
         settled: told the generation of routes once they are in force and what they no longer name is finished.
+        loads: told the loads of the versions whose replicas follow it, every now and then.
+        access_log: where every request is noted, if anywhere.
+        traffic: told what came of the requests to versions that are compared, every now and then.
+        siblings: what several gateways know of each other; `None` for the only one.
     """
 
-    def __init__(self, limits: HttpLimits | None = None, settled: Callable[[int], None] | None = None) -> None:
-        self.http = HttpServer(self.handle, limits or HttpLimits())
+    def __init__(
+        self,
+        limits: HttpLimits | None = None,
+        settled: Callable[[int], None] | None = None,
+        loads: Callable[[list[Load]], None] | None = None,
+        access_log: AccessLog | None = None,
+        traffic: Callable[[list[Traffic]], None] | None = None,
+        siblings: Siblings | None = None,
+    ) -> None:
+        self._siblings = siblings
+        self._post_at = monotonic()
+        self._access_log = access_log
+        exchange: MakeExchange = access_log.exchange if access_log is not None else Exchange
+        self.http = HttpServer(self.handle, limits or HttpLimits(), exchange)
         self._loop = asyncio.get_running_loop()
         self._metrics = Metrics()
-        self.catalog = Catalog(self._loop, self._metrics, settled)
+        self.catalog = Catalog(self._loop, self._metrics, settled, self._on_wake)
+        self._loads = loads or (lambda _loads: None)
+        self._traffic = traffic or (lambda _traffic: None)
+        self._report_at = monotonic() + LOAD_INTERVAL
         self._tensorflow = TensorflowPages(self.catalog)
         self._open_inference = OpenInferencePages(self.catalog)
+        self._openapi = OpenapiPage(self.catalog)
+        self._start_page = StartPage(self.catalog, self._measure)
         self._admission: Admission | None = None
-        self._asked: dict[str, tuple[Endpoint, Read]] = {}
+        self._asked: dict[str, tuple[Endpoint, Read, Trial | None]] = {}
         self._tick = self._loop.call_later(TICK, self._on_tick)
 
     def apply(self, routes: Routes) -> None:
@@ -58,7 +86,10 @@ class Gateway:
         if routes.callers is None:
             self._admission = None
         elif self._admission is None or self._admission.callers != routes.callers:
-            self._admission = Admission(self._loop, routes.callers, self._metrics, self._admission)
+            share = self._siblings.share(routes.rows) if self._siblings is not None else None
+            self._admission = Admission(self._loop, routes.callers, self._metrics, self._admission, share)
+        if self._access_log is not None:
+            self._access_log.identify = self._admission.name_of if self._admission is not None else nobody
 
     def _on_tick(self) -> None:
         now = monotonic()
@@ -67,8 +98,29 @@ class Gateway:
         if self._admission is not None:
             self._admission.expire(now)
         self.catalog.announce()
+        self.catalog.look()
+        if now >= self._report_at:
+            self._report_loads()
+        if self._siblings is not None and now >= self._post_at:
+            self._post_at = now + POST_INTERVAL
+            self._siblings.post(self._measure_own())
         self.http.sweep(self._loop.time())
+        if self._access_log is not None:
+            self._access_log.flush()
         self._tick = self._loop.call_later(TICK, self._on_tick)
+
+    def _on_wake(self) -> None:
+        self._loop.call_soon(self._report_loads)  # when all that arrived with the request has been read
+
+    def _report_loads(self) -> None:
+        now = monotonic()
+        self._report_at = now + LOAD_INTERVAL
+        loads = self.catalog.take_loads(now)
+        if loads:
+            self._loads(loads)
+        traffic = self.catalog.take_traffic()
+        if traffic:
+            self._traffic(traffic)
 
     async def close(self) -> None:
         """Cut every connection, also of requests in hand, and leave all replicas."""
@@ -79,6 +131,8 @@ class Gateway:
         while self.http.connections or any(pool.attached for pool in pools):
             self.http.abort()
             await asyncio.sleep(0)  # the loop says on its next turns that connections are lost
+        if self._access_log is not None:
+            self._access_log.close()
 
     def handle(self, exchange: Exchange) -> None:
         """Answer a request, now or when its predictions are there."""
@@ -95,27 +149,48 @@ class Gateway:
         path = exchange.path
         tensorflow = tensorflow_rest.parse_path(path)
         target = open_inference.parse_path(path) if tensorflow is None else None
-        if tensorflow is not None and tensorflow.verb == "predict":
-            self._ask(exchange, tensorflow.model, tensorflow.version, tensorflow_rest.read)
+        if tensorflow is not None and tensorflow.verb in tensorflow_rest.PREDICTIONS:
+            self._ask(exchange, tensorflow)
         elif target is not None and target.verb == "infer":
-            self._ask(exchange, target.model, target.version, open_inference.read)
+            self._ask(exchange, target)
         else:
             self._show(exchange, lambda: self._page(exchange, tensorflow, target))
 
-    def _ask(self, exchange: Exchange, model: str, version: int | None, read: Read) -> None:
+    def _ask(self, exchange: Exchange, target: tensorflow_rest.Target | open_inference.Target) -> None:
         if not _allow(exchange, "POST"):
             return
+        model = target.model
         try:
+            version = self.catalog.numbered(model, target.version)
             endpoint = self.catalog.endpoint(model, version)
+            read = self._reader(target, version)
+            trial = self._trial(target) if version is None else None
         except RequestError as error:
             known = model if model in self.catalog.names else ""  # callers do not choose labels
             self._metrics.counter("ganglion_requests_total", model=known, status=str(error.status)).add()
             raise
         if len(self._asked) < _MOST_KNOWN_PATHS:
-            self._asked[exchange.path] = endpoint, read
-        self._predict(exchange, endpoint, read)
+            self._asked[exchange.path] = endpoint, read, trial
+        self._predict(exchange, endpoint, read, trial)
 
-    def _predict(self, exchange: Exchange, endpoint: Endpoint, read: Read) -> None:
+    def _reader(self, target: tensorflow_rest.Target | open_inference.Target, version: int | None) -> Read:
+        if target.verb == "infer":
+            return open_inference.read
+        if target.verb == "predict":
+            return tensorflow_rest.read
+        described = self.catalog.described(target.model, version)
+        return tensorflow_examples.reader(target.verb, target.model, described)
+
+    def _trial(self, target: tensorflow_rest.Target | open_inference.Target) -> Trial | None:
+        found = self.catalog.trial(target.model)
+        if found is None:
+            return None
+        choice, endpoint = found
+        return Trial(choice, endpoint, self._reader(target, choice.route.version))
+
+    def _predict(self, exchange: Exchange, endpoint: Endpoint, read: Read, trial: Trial | None) -> None:
+        if trial is not None and trial.takes(exchange.head):
+            endpoint, read = trial.endpoint, trial.read
         request = PredictionRequest(exchange, endpoint, read)
         if self._admission is None:
             request.start()
@@ -148,7 +223,13 @@ class Gateway:
             case "/readyz":
                 return self._readiness()
             case "/metrics":
-                return self._measure()
+                return Reply(self._measure(), "text/plain; version=0.0.4; charset=utf-8")
+            case start_page.PATH:
+                return self._start_page.show()
+            case start_page.STATUS_PATH:
+                return self._start_page.status()
+            case openapi.PATH:
+                return self._openapi.show()
         return None
 
     def _readiness(self) -> Reply:
@@ -161,14 +242,19 @@ class Gateway:
             return Reply(orjson.dumps({"ready": False, "error": f"Not ready: {', '.join(waiting)}."}), status=503)
         return Reply(orjson.dumps({"ready": True, "models": catalog.names}))
 
-    def _measure(self) -> Reply:
+    def _measure(self) -> bytes:
+        """The metrics, of all gateways if there are several."""
+        page = self._measure_own()
+        return page if self._siblings is None else self._siblings.show(page)
+
+    def _measure_own(self) -> bytes:
         gauges: dict[tuple[str, Labels], float] = {
             ("ganglion_connections", ()): len(self.http.connections),
             **self.catalog.gauges(),
         }
         if self._admission is not None:
             gauges["ganglion_callers_waiting", ()] = self._admission.waiting
-        return Reply(self._metrics.render(gauges), "text/plain; version=0.0.4; charset=utf-8")
+        return self._metrics.render(gauges)
 
 
 def _allow(exchange: Exchange, *methods: str) -> bool:

@@ -16,7 +16,15 @@ class Head:
 
     __slots__ = ("fields", "method", "path")
 
-    READ = frozenset((b"authorization", b"x-api-key", b"x-request-timeout-ms", b"inference-header-content-length"))
+    READ = frozenset(
+        (
+            b"authorization",
+            b"x-api-key",
+            b"x-request-timeout-ms",
+            b"inference-header-content-length",
+            b"ganglion-route-key",
+        )
+    )
     """Names of the fields that are kept."""
 
     def __init__(self, method: str, path: str, fields: Mapping[bytes, bytes]) -> None:

@@ -14,7 +14,7 @@ import httptools
 
 from ganglion.core.log import get_logger
 from ganglion.serving.gateway.errors import RequestError
-from ganglion.serving.gateway.exchange import Exchange, Handler
+from ganglion.serving.gateway.exchange import Exchange, Handler, MakeExchange
 from ganglion.serving.gateway.head import Head
 from ganglion.serving.gateway.limits import HttpLimits
 
@@ -37,6 +37,7 @@ class HttpServer:
     Args:
         handler: gets every complete request.
         limits: of each connection.
+        exchange: makes what a handler gets.
 
     Attributes:
         connections: those that are open.
@@ -44,8 +45,9 @@ class HttpServer:
         draining: whether every connection closes behind the answer in hand.
     """
 
-    def __init__(self, handler: Handler, limits: HttpLimits) -> None:
+    def __init__(self, handler: Handler, limits: HttpLimits, exchange: MakeExchange = Exchange) -> None:
         self.handler = handler
+        self.exchange = exchange
         self.limits = limits
         self.connections: set[HttpConnection] = set()
         self.held = 0
@@ -166,8 +168,8 @@ class HttpConnection(asyncio.Protocol):
         self._let_go()
         pipeline, self._pipeline = self._pipeline, deque()
         for exchange in pipeline:
-            if exchange.answer is None and exchange.abandoned is not None:
-                exchange.abandoned()
+            if exchange.answer is None:
+                exchange.abandon()
 
     def pause_writing(self) -> None:
         """The client does not read its answers."""
@@ -241,21 +243,24 @@ class HttpConnection(asyncio.Protocol):
         self._head_bytes = 0
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         self._let_go()
-        parser = self._parser
-        head = Head(parser.get_method().decode("latin-1"), self._url.partition(b"?")[0].decode("latin-1"), self._fields)
-        closes = not parser.should_keep_alive()
+        head = self._parsed_head()
+        closes = not self._parser.should_keep_alive()
         repeatable = not (closes or self._expects_continue) and self._length == b"%d" % len(body)
         self._last = (head, len(body)) if repeatable else None
         self._complete(head, body, closes=closes)
 
     # the rest
 
+    def _parsed_head(self) -> Head:
+        method = self._parser.get_method().decode("latin-1")
+        return Head(method, self._url.partition(b"?")[0].decode("latin-1"), self._fields)
+
     def _complete(self, head: Head, body: bytes, *, closes: bool) -> None:
         """Hand a request over."""
         self._phase = Phase.IDLE
         self._deadline = _NEVER
         closes = closes or self._server.draining
-        exchange = Exchange(self.flush, head, body, closes=closes)
+        exchange = self._server.exchange(self.flush, head, body, closes=closes)
         self._pipeline.append(exchange)
         self._closing = closes
         try:
@@ -352,11 +357,12 @@ class HttpConnection(asyncio.Protocol):
 
     def _refuse(self, error: RequestError) -> None:
         """Answer with an error after the answers in hand, then close: the rest of the stream is not understood."""
+        head = _NO_HEAD if self._phase is not Phase.BODY else self._parsed_head()
         self._refusal = error
         self._closing = True
         self._let_go()
         self._enter(Phase.IDLE, None)
-        exchange = Exchange(self.flush, _NO_HEAD, b"", closes=True)
+        exchange = self._server.exchange(self.flush, head, b"", closes=True)
         self._pipeline.append(exchange)
         exchange.refuse(error)
 

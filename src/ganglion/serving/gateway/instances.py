@@ -40,14 +40,32 @@ def array_of(values: Sequence[Any], tensor: TensorSpec) -> NDArray[Any]:
             f"Input {tensor.name!r}: the lists are ragged, mixed with something else or nested too deep; "
             f"each instance has to have the shape {expected}.",
         ) from error
+    if array.dtype.kind == "f" and tensor.dtype == "uint64":
+        array = _exact(values, array)
     if array.dtype.kind not in "biuf":
         raise RequestError(400, f"Input {tensor.name!r}: something else than numbers was given; {_wanted(tensor)}.")
+    if array.dtype.kind != "b" and _holds_truth(values):
+        raise RequestError(400, f"Input {tensor.name!r}: true or false is among the numbers; {_wanted(tensor)}.")
     given = list(array.shape[1:])
     if len(given) != len(expected) or any(want not in (-1, size) for want, size in zip(expected, given, strict=True)):
         raise RequestError(
             400, f"Input {tensor.name!r}: instances of the shape {given} were given; the model takes {expected}."
         )
     return np.ascontiguousarray(_convert(array, tensor))
+
+
+def _holds_truth(values: Sequence[Any]) -> bool:
+    """Whether true or false is among numbers in lists of one depth; NumPy would make them 1 and 0."""
+    if values and isinstance(values[0], list):
+        return any(map(_holds_truth, values))
+    return bool in set(map(type, values))
+
+
+def _exact(values: Sequence[Any], array: NDArray[Any]) -> NDArray[Any]:
+    """Small and large integers beside each other, which NumPy would take for floating-point numbers."""
+    integers = np.asarray(values, object)
+    exact = all(type(value) is int and 0 <= value < 2**64 for value in integers.flat)
+    return integers.astype(np.uint64) if exact else array
 
 
 def _convert(array: NDArray[Any], tensor: TensorSpec) -> NDArray[Any]:

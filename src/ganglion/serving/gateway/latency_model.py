@@ -9,7 +9,19 @@ _SURPRISE = 8.0
 """Times the expected seconds that one observation counts for at most: a replica that was stopped did not get slow."""
 
 _MARGIN = 3.0
-"""Mean deviations that are added where a promise depends on it."""
+"""Mean deviations that are added where a promise depends on it, at least."""
+
+_RISE = 0.25
+"""Part of what a batch took longer than expected with its reserve by which the reserve grows."""
+
+_FALL = 0.0005
+"""Part of the reserve that is dropped with each batch that did not need all of it.
+
+Where one batch in five hundred exceeds it by as much again, it stays as it is.
+"""
+
+_ENOUGH = 5.0
+"""Weight of observations from which a line is believed."""
 
 
 class LatencyModel:
@@ -28,6 +40,20 @@ class LatencyModel:
         self._fixed = 0.0
         self._each = 0.0
         self.deviation = 0.0
+        self._tail = 0.0
+
+    @property
+    def known(self) -> bool:
+        """Whether it has seen enough to be told from another."""
+        return self._weight > _ENOUGH
+
+    @property
+    def margin(self) -> float:
+        """Seconds beyond the expected ones that a batch hardly ever takes: what one in a few hundred exceeds.
+
+        Whoever lets requests in keeps so much in reserve; once it is used up by a delay, they are tried all the same.
+        """
+        return max(_MARGIN * self.deviation, self._tail)
 
     @property
     def observed(self) -> bool:
@@ -40,6 +66,8 @@ class LatencyModel:
             expected = self.predict(rows)
             seconds = min(seconds, _SURPRISE * max(expected, 1e-6))
             self.deviation += (1.0 - _MEMORY) * 2.0 * (abs(seconds - expected) - self.deviation)
+            excess = seconds - expected - self._tail if self.known else 0.0
+            self._tail += _RISE * excess if excess > 0.0 else -_FALL * self._tail
         self._weight = _MEMORY * self._weight + 1.0
         self._rows = _MEMORY * self._rows + rows
         self._seconds = _MEMORY * self._seconds + seconds
@@ -64,17 +92,11 @@ class LatencyModel:
         fitting = (seconds - self._fixed - _MARGIN * self.deviation) / self._each
         return max(1, min(most, int(fitting)))
 
-    def wait(self, rows: int, most: int, replicas: int, busy: float) -> float:
-        """Seconds until the last of `rows` instances is answered when all replicas are busy.
-
-        Args:
-            rows: those that wait, and those asked about.
-            most: instances of the largest batch.
-            replicas: that share them.
-            busy: seconds until one of them is free.
-        """
-        batches = -(-rows // (most * replicas))
-        return busy + (batches - 1) * self.predict(most) + self.promise(min(rows, most))
+    def most_within(self, most: int, seconds: float) -> int:
+        """Instances of the largest batch, up to `most`, that is expected within `seconds`; at least 1."""
+        if self.predict(most) <= seconds:
+            return most
+        return max(1, min(most, int((seconds - self._fixed) / self._each))) if self._each > 0.0 else 1
 
     def _fit(self) -> None:
         spread = self._weight * self._rows_squared - self._rows * self._rows

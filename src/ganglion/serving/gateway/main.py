@@ -4,60 +4,90 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import socket
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import uvloop
 
 from ganglion.core.config import convert
 from ganglion.execution.member import Member, current_member
+from ganglion.serving.gateway.acceptor import Acceptor
+from ganglion.serving.gateway.access_log import AccessLog
 from ganglion.serving.gateway.gateway import TICK, Gateway
 from ganglion.serving.gateway.limits import HttpLimits
+from ganglion.serving.gateway.siblings import Siblings
+from ganglion.serving.gateway.tally import Tally
+from ganglion.serving.load import LOAD, loads_to_data
+from ganglion.serving.port import take_port
 from ganglion.serving.routes import SETTLED, Routes
+from ganglion.serving.traffic import TRAFFIC, traffic_to_data
 
-_BACKLOG = 1024
 _GARBAGE = 50_000
 """Objects that are made before the garbage collector looks through the youngest."""
 
 
-def serve(host: str = "127.0.0.1", port: int = 0, limits: dict[str, Any] | None = None) -> None:
-    """Entry of a gateway: bind, say where, answer until drained.
+def serve(door: str, gateways: int = 1, limits: dict[str, Any] | None = None, access_log: str = "") -> None:
+    """Entry of a gateway: take part in a port, say where, answer until drained.
 
     The controller sends `Routes` as plain data. When it is gone the last routes stay in force.
 
     Args:
-        host: address to bind.
-        port: port to bind; 0 chooses a free one. Several gateways can share one.
+        door: where the port is to be had: `SharedPort.door`.
+        gateways: how many share it.
         limits: of client connections, by the names of `HttpLimits`.
+        access_log: file to which a line is appended for each request; empty for none.
     """
     member = current_member()
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     gc.collect()
     gc.freeze()
     gc.set_threshold(_GARBAGE)  # requests leave no cycles behind
-    with socket.create_server((host, port), family=family, backlog=_BACKLOG, reuse_port=True) as listener:
+    listener, counts = take_port(door)
+    with listener:
+        tally = Tally(counts, member.index)
+        os.close(counts)
         chosen = convert(HttpLimits, limits or {}, where="limits of the gateway")
-        uvloop.run(_serve(member, listener, chosen))
+        log = AccessLog(Path(access_log)) if access_log else None
+        siblings = Siblings(tally, Path(door).parent, gateways) if gateways > 1 else None
+        uvloop.run(_serve(member, listener, chosen, log, tally, siblings))
 
 
-async def _serve(member: Member, listener: socket.socket, limits: HttpLimits) -> None:
+async def _serve(
+    member: Member,
+    listener: socket.socket,
+    limits: HttpLimits,
+    log: AccessLog | None,
+    tally: Tally,
+    siblings: Siblings | None,
+) -> None:
     loop = asyncio.get_running_loop()
-    gateway = Gateway(limits, settled=lambda generation: member.report({SETTLED: generation}))
-    server = await loop.create_server(gateway.http, sock=listener)
+    gateway = Gateway(
+        limits,
+        settled=lambda generation: member.report({SETTLED: generation}),
+        loads=lambda loads: member.report({LOAD: loads_to_data(loads)}),
+        traffic=lambda traffic: member.report({TRAFFIC: traffic_to_data(traffic)}),
+        access_log=log,
+        siblings=siblings,
+    )
+    gateway.apply(Routes.from_data(await loop.run_in_executor(None, member.messages.get)))
+    acceptor = Acceptor(  # not before it is known what is served
+        loop, listener, gateway.http, lambda: len(gateway.http.connections), tally
+    )
     drained = asyncio.Event()
     _follow(loop, "routes", lambda: member.messages.get(), lambda data: gateway.apply(Routes.from_data(data)))
     _follow(loop, "drain", lambda: member.draining.wait(), lambda _set: drained.set(), once=True)
     host, port = listener.getsockname()[:2]
     member.ready(f"tcp:{host}:{port}")
     await drained.wait()
-    server.close()
+    await acceptor.close()
+    listener.close()
     gateway.http.drain()
     while gateway.http.connections:
         await asyncio.sleep(TICK)
     await gateway.close()
-    await server.wait_closed()
 
 
 def _follow(

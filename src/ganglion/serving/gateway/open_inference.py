@@ -136,8 +136,9 @@ def read(endpoint: Endpoint, head: Head, body: bytes) -> Question:
     binary = {output.name for output in request.outputs if output.parameters.get("binary_data", everywhere)}
     if not request.outputs and everywhere:
         binary = set(names)
-    render = partial(_render, endpoint, request.id, wanted, frozenset(binary))
-    return Question(payload, render, _timeout(request.parameters))
+    said: dict[str, str] = {}
+    render = partial(_render, endpoint, request.id, wanted, frozenset(binary), said)
+    return Question(payload, render, _timeout(request.parameters), said)
 
 
 def _header_length(given: bytes, size: int) -> int:
@@ -256,7 +257,12 @@ def _images(given: _Input, part: memoryview | None) -> list[bytes]:
 
 
 def _render(
-    endpoint: Endpoint, id_: str | None, wanted: Sequence[str], binary: frozenset[str], outputs: Tensors
+    endpoint: Endpoint,
+    id_: str | None,
+    wanted: Sequence[str],
+    binary: frozenset[str],
+    said: dict[str, str],
+    outputs: Tensors,
 ) -> Reply:
     described: list[dict[str, Any]] = []
     parts: list[bytes] = []
@@ -272,6 +278,8 @@ def _render(
     answer: dict[str, Any] = {"model_name": endpoint.name, "model_version": str(endpoint.version)}
     if id_ is not None:
         answer["id"] = id_
+    if said:
+        answer["parameters"] = said
     header = orjson.dumps(answer | {"outputs": described}, option=orjson.OPT_SERIALIZE_NUMPY)
     if not parts:
         return Reply(header, JSON)

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Container, Sequence
 from time import monotonic
 
 from ganglion.core.log import get_logger
 from ganglion.serving.gateway.batch_queue import BatchQueue
+from ganglion.serving.gateway.early_binding import EarlyBinding
 from ganglion.serving.gateway.errors import RequestError
+from ganglion.serving.gateway.fused_link import LinkOpener
 from ganglion.serving.gateway.latency_model import LatencyModel
+from ganglion.serving.gateway.link_choice import LinkChoice
+from ganglion.serving.gateway.load_meter import LoadMeter
 from ganglion.serving.gateway.metrics import INSTANCES, SECONDS, Histogram, Metrics
-from ganglion.serving.gateway.prediction import Part
+from ganglion.serving.gateway.prediction import Part, due_of
 from ganglion.serving.gateway.replica_link import ReplicaLink
+from ganglion.serving.gateway.second_tries import SecondTries
+from ganglion.serving.load import Load
 from ganglion.serving.payload import Payload
 from ganglion.serving.routes import ModelRoute, VersionRoute
+from ganglion.serving.sharding import shards_of
 
 MAX_QUEUE_BYTES = 256 * 2**20
 """Bytes of instances that may wait for one model version."""
@@ -23,8 +30,20 @@ _RETRY_AFTER = 1
 _BRIEF = 0.005
 """Seconds for a full batch below which the next one is sent ahead: its way takes a good part of that."""
 
+_STALLED = 1.0
+"""Seconds that a replica may hold a batch before it can be taken for one that has stopped."""
+
+_STALLED_TIMES = 10.0
+"""Times the promised seconds that it may, where those are longer."""
+
+_STALLED_UNKNOWN = 10.0
+"""Seconds that it may while nothing is known of how long a batch takes."""
+
 _EXPIRY_INTERVAL = 0.5
 """Requests that allow fewer seconds are looked at when these are over; the others at the gateway's ticks."""
+
+_GATEWAY = "gateway"
+"""What stands in place of a replica's id where the gateway answered itself."""
 
 _log = get_logger(part="serving.gateway")
 
@@ -40,24 +59,38 @@ class Pool:
         model: the model that the version belongs to; gives the limits.
         version: the version.
         metrics: where batches and retries are counted.
+        wake: called when a request comes, the first of several, while there is no replica.
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, model: ModelRoute, version: VersionRoute, metrics: Metrics
+        self,
+        loop: asyncio.AbstractEventLoop,
+        model: ModelRoute,
+        version: VersionRoute,
+        metrics: Metrics,
+        wake: Callable[[], None] | None = None,
     ) -> None:
         self.model = model
         self.version = version
         self.retired = False
         self.queue: BatchQueue[Part] = BatchQueue()
         self.latency = LatencyModel()
+        self._meter = LoadMeter(model.name, version.version, monotonic())
+        self._second_tries = SecondTries(loop, version.version, monotonic())
+        self._wake = wake or (lambda: None)
+        self._woken = False
         self._left = False
         self._loop = loop
         self._metrics = metrics
+        self._opener = LinkOpener(loop, self)
         self._links: dict[str, ReplicaLink] = {}
         self._leaving: set[ReplicaLink] = set()
         self._free: list[ReplicaLink] = []
         self._scheduled = False
+        self._choice = LinkChoice(self._links, self.latency)
         self._brief = False
+        self._shards = 0
+        self._early: EarlyBinding | None = None
         labels = {"model": model.name, "version": str(version.version)}
         self._batches = metrics.counter("ganglion_batches_total", **labels)
         self._instances = metrics.counter("ganglion_instances_total", **labels)
@@ -75,6 +108,12 @@ class Pool:
         return sum(link.connected for link in self._links.values())
 
     @property
+    def ready(self) -> bool:
+        """Whether it can answer: also without a replica, where a request starts one."""
+        started = self.model.elastic and self.version.state == "AVAILABLE" and not self.version.error
+        return self.connected > 0 or started
+
+    @property
     def attached(self) -> bool:
         """Whether there is a connection to any replica, also to one that is being left."""
         return bool(self._leaving) or self.connected > 0
@@ -89,16 +128,23 @@ class Pool:
         if self._left:
             return
         self.model, self.version = model, version
+        self._choose_binding()
+        if model.sharding is not None:
+            self._shards = max(self._shards, model.sharding.shards)  # what waits was cut into as many
+        if version.replicas or version.error:
+            self._woken = False
+        if version.error:
+            self.give_up(self._unable())
         wanted = {replica.id: replica for replica in version.replicas}
         for id_ in self._links.keys() - wanted.keys():
             self._retire_link(id_)
         for id_ in wanted.keys() - self._links.keys():
-            self._links[id_] = ReplicaLink(self._loop, wanted[id_], self)
-            labels = {"model": model.name, "version": str(version.version), "replica": id_}
-            self._measured[id_] = (
-                self._metrics.histogram("ganglion_batch_seconds", SECONDS, **labels),
-                self._metrics.histogram("ganglion_batch_instances", INSTANCES, **labels),
-            )
+            self._links[id_] = self._opener.open(wanted[id_], version.package)
+            self._measure(id_)
+        if version.package:
+            self._measure(_GATEWAY)
+        if (self._shards or self._early is not None) and self.queue:
+            self._dispatch()  # shards of a replica that went are another's now
 
     def retire(self) -> None:
         """Take no further requests; answer those in hand, then leave the replicas."""
@@ -110,16 +156,26 @@ class Pool:
         for part in self.queue.expire(float("inf")):
             part.prediction.fail(RequestError(503, reason))
 
-    def submit(self, parts: Sequence[Part]) -> None:
+    def submit(self, parts: Sequence[Part], *, admitted: bool = False) -> None:
         """Queue the parts of a request for the next free replicas.
 
+        Args:
+            parts: they, in order.
+            admitted: they belong to a request that has been let in already and are not refused.
+
         Raises:
-            RequestError: too much is waiting already, or so much that the request would be answered too late; nothing
-                was queued.
+            RequestError: too much is waiting already, or so much that the request would be answered too late, or no
+                replica can be started; nothing was queued.
         """
+        if not self._links:
+            self._begin()
         queue = self.queue
-        if queue or not self._free:
+        if (queue or not self._free) and not admitted:
             self._check_room(parts)
+        self._meter.count()
+        self._second_tries.count()
+        if self._early is not None:
+            self._early.bind(parts, monotonic())
         for part in parts:
             queue.put(part)
         if (self._free or self._brief) and not self._scheduled:
@@ -129,20 +185,47 @@ class Pool:
         if parts[0].prediction.allowed < _EXPIRY_INTERVAL:
             self._loop.call_later(parts[0].prediction.allowed, self._expire_now)
 
+    def check_hope(self, began: float, deadline: float) -> None:
+        """Refuse a request of which nothing has been read yet if even one instance would be answered too late.
+
+        Args:
+            began: monotonic seconds at which the request was complete.
+            deadline: monotonic seconds after which an answer is of no use.
+
+        Raises:
+            RequestError: it would.
+        """
+        if self.queue:
+            self._check_time(1, due_of(began, deadline), deadline - began)
+
+    def look(self) -> None:
+        """Take note of the load."""
+        self._meter.look(self._in_hand)
+
+    def take_load(self, now: float) -> Load:
+        """The load since the last time."""
+        return self._meter.take(now, self._in_hand)
+
     def split(self, payload: Payload) -> list[Payload]:
         """Cut instances into slices that fit a batch."""
         return payload.split(self.model.max_batch)
 
     def expire(self, now: float) -> None:
-        """Answer requests whose deadline has passed, waiting or at a replica."""
-        for part in self.queue.expire(now):
-            self._refuse_late(part)
+        """Answer requests whose deadline has passed, waiting or at a replica; give up replicas that have stopped."""
+        self._overtake(now)
+        late = self.queue.expire(now)
+        self.queue.put_back([part for part in late if part.prediction.deadline > now])
+        for part in late:
+            if part.prediction.deadline <= now:
+                self._refuse_late(part)
         for link in (*self._links.values(), *self._leaving):
             for part in link.parts:
-                if part.deadline <= now:
+                if part.prediction.deadline <= now:
                     text = f"The replica did not answer within {part.prediction.allowed:.3g} s."
                     part.prediction.fail(RequestError(504, text))
         self.queue.forget()
+        if self._free and self.queue:
+            self._dispatch()  # what was left to a replica that is overdue
         if self.retired:
             self._leave_if_done()
 
@@ -163,93 +246,202 @@ class Pool:
     def link_answered(self, link: ReplicaLink, rows: int, seconds: float) -> None:
         """A replica answered a batch."""
         self.latency.observe(rows, seconds)
+        self._choice.observe(link, rows, seconds)
+        if self._early is not None:
+            self._early.answered(link, seconds, monotonic())
         self._brief = self.latency.predict(self.model.max_batch) < _BRIEF
-        self._batches.add()
-        self._instances.add(rows)
-        times, sizes = self._measured[link.route.id]
-        times.observe(seconds)
-        sizes.observe(rows)
+        self._count(link.route.id, rows, seconds)
+
+    @property
+    def lone(self) -> bool:
+        """Whether nothing waits, and no replica holds anything."""
+        return not self.queue and not any(link.batches for link in (*self._links.values(), *self._leaving))
+
+    def answered_here(self, rows: int, seconds: float) -> None:
+        """The gateway itself answered a batch; it tells nothing of how long replicas take."""
+        self._count(_GATEWAY, rows, seconds)
 
     def link_lost(self, link: ReplicaLink, parts: list[Part], untouched: list[Part]) -> None:
         """A replica is gone: what it held is tried elsewhere, before everything that waits of the same deadline."""
         self._leaving.discard(link)
         if link in self._free:
             self._free.remove(link)
-        again: list[Part] = []
-        for part in parts:
-            error = part.blame(alone=len(parts) == 1)
-            if error is None:
-                again.append(part)
-            else:
-                part.prediction.fail(error)
+        if link.stalled:
+            parts, untouched = [], []  # they are tried elsewhere already
+        again = self._second_tries.sort_out(parts, self.model, monotonic())
         if parts:
             _log.warning("replica_lost", replica=link.route.id, parts=len(parts), again=len(again))
             self._metrics.counter("ganglion_retries_total", model=self.model.name).add(len(again))
-        self.queue.put_back([*again, *untouched])
+        self._put_back([*again, *untouched], link)
         self._dispatch()
         if self.retired:
             self._leave_if_done()
+
+    def _overtake(self, now: float) -> None:
+        """Try what a replica has held for far too long at another one as well; the first answer counts.
+
+        It may have been stopped, or its machine is gone without a word: the connection says nothing. It is given
+        nothing more until it answers, and what it then says is late, not wrong.
+        """
+        for link in (*self._links.values(), *self._leaving):
+            if link.stalled or not link.batches or link.calls or now - link.began < self._patience(link.rows):
+                continue
+            link.stalled = True
+            parts = [part for part in link.parts if not part.settled]
+            _log.warning("replica_stalled", replica=link.route.id, seconds=round(now - link.began, 3), parts=len(parts))
+            self._metrics.counter("ganglion_retries_total", model=self.model.name).add(len(parts))
+            self._put_back(parts, link)
+            if link.retired:
+                link.retire()
+            self._dispatch()
+
+    def _put_back(self, parts: list[Part], link: ReplicaLink) -> None:
+        """Queue again what a replica held that takes nothing now, and what else waits for it."""
+        if self._early is not None:
+            if parts:
+                self._early.failed(link, monotonic())
+            parts = [*parts, *self._early.release(link)]
+            self._early.bind(parts, monotonic())
+        self.queue.put_back(parts)
+
+    def _choose_binding(self) -> None:
+        """Bind requests to replicas as the model says; sharding binds them by itself."""
+        policy = self.model.balancing if self.model.sharding is None else "late-binding"
+        if policy == (self._early.policy if self._early is not None else "late-binding"):
+            return
+        waiting = self.queue.expire(float("inf"))
+        self._early = EarlyBinding(policy, self._links, self.queue) if policy != "late-binding" else None
+        for part in waiting:
+            part.shard = None  # any replica takes what was bound by another policy
+        self.queue.put_back(waiting)
+
+    def _patience(self, rows: int) -> float:
+        """Seconds after which a replica that was given so many instances is taken to have stopped."""
+        if not self.latency.observed:
+            return _STALLED_UNKNOWN
+        return max(_STALLED, _STALLED_TIMES * self.latency.promise(rows))
+
+    def _measure(self, id_: str) -> None:
+        labels = {"model": self.model.name, "version": str(self.version.version), "replica": id_}
+        self._measured[id_] = (
+            self._metrics.histogram("ganglion_batch_seconds", SECONDS, **labels),
+            self._metrics.histogram("ganglion_batch_instances", INSTANCES, **labels),
+        )
+
+    def _count(self, id_: str, rows: int, seconds: float) -> None:
+        self._batches.add()
+        self._instances.add(rows)
+        times, sizes = self._measured[id_]
+        times.observe(seconds)
+        sizes.observe(rows)
+
+    @property
+    def _in_hand(self) -> int:
+        """Parts of requests, waiting or at a replica."""
+        return len(self.queue) + sum(len(link.parts) for link in (*self._links.values(), *self._leaving))
+
+    def _begin(self) -> None:
+        """A request comes while there is no replica: have one started, or refuse the request."""
+        if self.version.error:
+            raise RequestError(503, self._unable(), retry_after=_RETRY_AFTER)
+        if self.model.elastic and not self._woken:
+            self._woken = True
+            self._wake()
+
+    def _unable(self) -> str:
+        return f"No replica of model {self.model.name!r} can be started: {self.version.error}"
 
     def _check_room(self, parts: Sequence[Part]) -> None:
         rows = sum(part.payload.rows for part in parts)
         size = sum(part.payload.size for part in parts)
         queue, model = self.queue, self.model
+        if queue.rows + rows > model.max_queue:
+            queue.forget()  # what was given up counts no longer
         if queue and (queue.rows + rows > model.max_queue or queue.size + size > MAX_QUEUE_BYTES):
             text = f"Model {model.name!r} is busy: {queue.rows} instances wait for {self.connected} replicas."
             raise RequestError(503, text, retry_after=_RETRY_AFTER)
-        if self._free or not self.connected:
-            return
+        prediction = parts[0].prediction
+        self._check_time(rows, prediction.due, prediction.allowed)
+
+    def _check_time(self, rows: int, due: float, allowed: float) -> None:
         now = monotonic()
-        busy = min(
-            max(0.0, self.latency.predict(link.rows) - (now - link.began))
-            for link in self._links.values()
-            if link.connected
-        )
-        wait = self.latency.wait(queue.rows + rows, model.max_batch, self.connected, busy)
-        if now + wait > parts[0].deadline:
+        expected = self._choice.wait(self.queue.rows + rows, self.model.max_batch, allowed, now)
+        if expected > 0.0 and now + expected > due:
             text = (
-                f"Model {model.name!r} is busy: an answer would take {wait:.3g} s, "
-                f"and the request allows {parts[0].prediction.allowed:.3g} s."
+                f"Model {self.model.name!r} is busy: an answer would take {expected:.3g} s, "
+                f"and the request allows {allowed:.3g} s."
             )
             raise RequestError(503, text, retry_after=_RETRY_AFTER)
 
     def _dispatch(self) -> None:
         self._scheduled = False
+        idle: list[ReplicaLink] = []
         while self._free and self.queue:
             now = monotonic()
             earliest = self.queue.earliest
-            if earliest <= now + self.latency.promise(1):
+            if earliest <= now + self._choice.soonest():
                 self._shed(now)
                 earliest = self.queue.earliest
-            share = -(-self.queue.rows // len(self._free))
-            batch = self._take(min(share, self.model.max_batch), earliest, now)
-            if not batch:
-                return
-            self._free.pop().send(batch)
-        if self._brief and self.queue:
+            link = self._choice.take_free(self._free)
+            batch = self._take(link, self._share(link, now), earliest, now)
+            if batch:
+                link.send(batch)
+            else:
+                idle.append(link)  # what waits is for other shards, or others are done with it sooner
+        self._free += reversed(idle)
+        if self._brief and self.queue and not self.model.container_concurrency:
             self._send_ahead()
+
+    def _share(self, link: ReplicaLink, now: float) -> int:
+        """Instances that a free replica takes now; 0 where others are done with them sooner."""
+        rows, most = self.queue.rows, self.model.max_batch
+        if self._early is not None:
+            return most
+        if self._shards:
+            return min(most, -(-rows // (1 + len(self._free))))
+        return self._choice.share(link, self._free, rows, most, batches=self._batches.value, now=now)
 
     def _send_ahead(self) -> None:
         """Give replicas that are at a short batch the next one, unless that would be a small one for no gain."""
         now = monotonic()
         for link in self._links.values():
-            if link.connected and link.batches == 1 and 2 * self.queue.rows >= link.rows:
-                batch = self._take(self.model.max_batch, self.queue.earliest, now)
+            if link.connected and not link.stalled and link.batches == 1 and 2 * self.queue.rows >= link.rows:
+                if self._choice.is_slow(link):
+                    continue
+                batch = self._take(link, self.model.max_batch, self.queue.earliest, now)
                 if batch:
                     link.send(batch)
 
-    def _take(self, most: int, earliest: float, now: float) -> list[Part]:
-        batch = self.queue.take(self.latency.largest(most, earliest - now))
+    def _take(self, link: ReplicaLink, most: int, earliest: float, now: float) -> list[Part]:
+        if not most:
+            return []
+        shards = self._lanes_of(link)
+        batch = self.queue.take(self._choice.model_of(link).largest(most, earliest - now), shards)
+        limit = self.model.container_concurrency
+        if limit and len(batch) > limit:
+            self.queue.put_back(batch[limit:])
+            del batch[limit:]
         for part in batch:
             self._queued.observe(now - part.prediction.began)
         return batch
+
+    def _lanes_of(self, link: ReplicaLink) -> Container[int]:
+        """Lanes of the queue from which a replica takes, beside those for all."""
+        if self._early is not None:
+            return self._early.lanes(link)
+        return self._shards_of(link) if self._shards else ()
+
+    def _shards_of(self, link: ReplicaLink) -> frozenset[int]:
+        """The shards that a replica serves among those that are connected now."""
+        there = tuple(sorted(id_ for id_, other in self._links.items() if other.connected and not other.stalled))
+        return shards_of(self._shards, there, link.route.id)
 
     def _shed(self, now: float) -> None:
         """Refuse what can no longer be answered in time, so that the rest can.
 
         What is expected to be late is still tried where nothing else waits: the expectation may be wrong.
         """
-        late = self.queue.expire(now + self.latency.promise(1))
+        late = self.queue.expire(now + self._choice.soonest())
         if not self.queue:
             self.queue.put_back([part for part in late if part.deadline > now])
             late = [part for part in late if part.deadline <= now]
@@ -270,10 +462,13 @@ class Pool:
             self._leaving.add(link)
         if link in self._free:
             self._free.remove(link)
+        self._choice.forget(link)
         link.retire()
+        if self._early is not None:
+            self._put_back([], link)
 
     def _leave_if_done(self) -> None:
-        if not self.queue and not any(link.parts for link in self._links.values()):
+        if not self.queue and all(part.settled for link in self._links.values() for part in link.parts):
             self._left = True
             for id_ in tuple(self._links):
                 self._retire_link(id_)

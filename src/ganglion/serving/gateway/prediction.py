@@ -1,18 +1,22 @@
-"""A prediction request while the gateway owns it, from the parsed body to the one answer."""
+"""What one model answers to one request while the gateway owns it, from its parts to the one result."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ganglion.serving.gateway.ensemble import combine
 from ganglion.serving.gateway.errors import RequestError
 from ganglion.serving.payload import Payload
 from ganglion.serving.runtime import Tensors
+from ganglion.serving.sharding import Rows
 
 Finish = Callable[[Tensors | RequestError], None]
 """Takes the outputs of all instances, or what went wrong; called once."""
+
+_WAY = (0.1, 0.005)
+"""Part of what a request may take, and seconds at most, that its way to the gateway and back has of it."""
 
 MOST_DEATHS = 3
 """Replica deaths after which a part is no longer tried: the first try and two retries."""
@@ -21,60 +25,93 @@ MOST_DEATHS_ALONE = 2
 """Replica deaths after which a part that was the only one there is held to be their cause."""
 
 
+def due_of(began: float, deadline: float) -> float:
+    """When outputs have to be here for the caller to have them at the deadline of a request that came at `began`."""
+    share, longest = _WAY
+    return deadline - min(longest, share * (deadline - began))
+
+
+class Cut(NamedTuple):
+    """Some instances of a request that are asked together.
+
+    Attributes:
+        payload: they themselves.
+        rows: which instances of the request they are.
+        target: which rows of the result their outputs are.
+        shard: that has to answer; `None` for any replica.
+    """
+
+    payload: Payload
+    rows: Rows
+    target: Rows
+    shard: int | None = None
+
+
 class Prediction:
-    """One request, cut into parts: for each model that answers it, for each slice of its instances.
+    """The instances of one request for one model, cut into parts; the outputs are put together once, in place.
 
     Args:
         finish: gets the result, once.
         began: monotonic seconds at which the request was complete.
         deadline: monotonic seconds after which an answer is of no use.
-        how: how the answers of several models become one; `None` for one model.
+
+    Attributes:
+        due: monotonic seconds at which the outputs have to be here to reach the caller in time.
     """
 
-    __slots__ = ("_finish", "_how", "_missing", "_outputs", "began", "deadline", "settled")
+    __slots__ = ("_finish", "_missing", "_outputs", "_rows", "_whole", "began", "deadline", "due", "settled")
 
-    def __init__(self, finish: Finish, began: float, deadline: float, how: str | None = None) -> None:
+    def __init__(self, finish: Finish, began: float, deadline: float) -> None:
         self._finish = finish
-        self._how = how
-        self._outputs: list[list[Tensors]] = []
+        self._outputs: Tensors = {}
         self._missing = 0
+        self._rows = 0
+        self._whole = False
         self.began = began
         self.deadline = deadline
+        self.due = due_of(began, deadline)
         self.settled = False
 
     def add(self, slices: Sequence[Payload]) -> list[Part]:
-        """Ask one more model, for all instances in these slices; returns the parts to be queued."""
-        model = len(self._outputs)
-        if len(slices) == 1:
-            self._outputs.append([{}])
-            self._missing += 1
-            return [Part(self, model, 0, 0, slices[0])]
-        self._outputs.append([{} for _ in slices])
-        self._missing += len(slices)
-        parts = []
-        first_row = 0
-        for index, payload in enumerate(slices):
-            parts.append(Part(self, model, index, first_row, payload))
-            first_row += payload.rows
-        return parts
+        """Ask for all instances in these slices; returns the parts to be queued."""
+        if len(slices) == 1:  # most requests: nothing is put together, so nothing need be known of the place
+            self._missing = 1
+            self._whole = True
+            return [Part(self, slices[0])]
+        cuts = []
+        first = 0
+        for payload in slices:
+            rows = slice(first, first + payload.rows)
+            cuts.append(Cut(payload, rows, rows))
+            first += payload.rows
+        return self.add_cuts(cuts)
+
+    def add_cuts(self, cuts: Sequence[Cut]) -> list[Part]:
+        """Ask for all instances, as they have been cut; returns the parts to be queued."""
+        self._missing = len(cuts)
+        self._whole = len(cuts) == 1 and isinstance(cuts[0].target, slice)
+        self._rows = sum(cut.payload.rows for cut in cuts)
+        return [Part(self, cut.payload, cut) for cut in cuts]
 
     def complete(self, part: Part, outputs: Tensors) -> None:
-        """Take the outputs of a part; the last one finishes the request."""
-        if self.settled:
+        """Take the outputs of a part, the first time that it is answered; the last one finishes the request."""
+        if part.settled:
             return
-        if self._missing == 1 and self._how is None and len(self._outputs[0]) == 1:
+        part.answered = True
+        if self._whole:
             self.settled = True
             self._finish(outputs)
             return
-        self._outputs[part.model][part.index] = outputs
+        assert part.cut is not None
         self._missing -= 1
+        try:
+            self._place(part.cut.target, outputs)
+        except RequestError as error:
+            self.fail(error)
+            return
         if not self._missing:
             self.settled = True
-            try:
-                result: Tensors | RequestError = self._join()
-            except RequestError as error:
-                result = error
-            self._finish(result)
+            self._finish(self._outputs)
 
     def fail(self, error: RequestError) -> None:
         """Finish the request with an error, unless it is finished."""
@@ -91,36 +128,56 @@ class Prediction:
         """Forget the request: its caller is gone."""
         self.settled = True
 
-    def _join(self) -> Tensors:
-        answers = [_concatenate(slices) for slices in self._outputs]
-        return answers[0] if self._how is None else combine(answers, self._how)
+    def _place(self, target: Rows, outputs: Tensors) -> None:
+        if not self._outputs:
+            self._outputs = {
+                name: np.empty((self._rows, *values.shape[1:]), values.dtype) for name, values in outputs.items()
+            }
+        if outputs.keys() != self._outputs.keys():
+            raise RequestError(500, f"Parts have the outputs {sorted(outputs)} and {sorted(self._outputs)}.")
+        for name, values in outputs.items():
+            whole = self._outputs[name]
+            if values.shape[1:] != whole.shape[1:] or values.dtype != whole.dtype:
+                raise RequestError(
+                    500, f"Output {name!r} has parts that do not go together: {_kind(whole)} and {_kind(values)}."
+                )
+            whole[target] = values
 
 
 class Part:
     """Some instances of a request for one model: the unit that is queued, batched and tried again.
 
-    Attributes:
-        prediction: the request it belongs to.
-        model: number of the model within the request.
-        index: number of the slice within the model.
-        first_row: number of its first instance within the request.
+    Args:
+        prediction: what it is a part of.
         payload: its instances.
-        deadline: of the request.
+        cut: where they belong; `None` for all instances of a request.
+
+    Attributes:
+        shard: that has to answer; `None` for any replica.
+        deadline: when its outputs are due.
+        answered: whether its outputs are there; it may still be at a replica that was thought to have stopped.
         deaths: replicas that died while they held it.
         deaths_alone: those among them that held nothing else.
     """
 
-    __slots__ = ("deadline", "deaths", "deaths_alone", "first_row", "index", "model", "payload", "prediction")
+    __slots__ = ("answered", "cut", "deadline", "deaths", "deaths_alone", "payload", "prediction", "shard")
 
-    def __init__(self, prediction: Prediction, model: int, index: int, first_row: int, payload: Payload) -> None:
+    def __init__(self, prediction: Prediction, payload: Payload, cut: Cut | None = None) -> None:
         self.prediction = prediction
-        self.model = model
-        self.index = index
-        self.first_row = first_row
+        self.cut = cut
         self.payload = payload
-        self.deadline = prediction.deadline
+        self.shard = cut.shard if cut is not None else None
+        self.deadline = prediction.due
+        self.answered = False
         self.deaths = 0
         self.deaths_alone = 0
+
+    def instance(self, row: int) -> int:
+        """The number within the request of one of its instances."""
+        if self.cut is None:
+            return row
+        rows = self.cut.rows
+        return rows.start + row if isinstance(rows, slice) else int(rows[row])
 
     @property
     def suspect(self) -> bool:
@@ -130,20 +187,23 @@ class Part:
     @property
     def settled(self) -> bool:
         """Whether nobody waits for it any more."""
-        return self.prediction.settled
+        return self.answered or self.prediction.settled
+
+    @property
+    def guilty(self) -> bool:
+        """Whether it is held to be the cause of the deaths."""
+        return self.deaths_alone >= MOST_DEATHS_ALONE
 
     def blame(self, *, alone: bool) -> RequestError | None:
         """Note that the replica that held it died; the error if it must not be tried again."""
         self.deaths += 1
         self.deaths_alone += alone
-        if self.deaths_alone >= MOST_DEATHS_ALONE:
+        if self.guilty:
             return RequestError(500, f"This request ended {self.deaths} replicas and is not tried again.")
         if self.deaths >= MOST_DEATHS:
             return RequestError(500, f"{self.deaths} replicas ended while they held this request; it is given up.")
         return None
 
 
-def _concatenate(slices: list[Tensors]) -> Tensors:
-    if len(slices) == 1:
-        return slices[0]
-    return {name: np.concatenate([part[name] for part in slices]) for name in slices[0]}
+def _kind(values: Any) -> str:
+    return f"{values.dtype} {[-1, *values.shape[1:]]}"

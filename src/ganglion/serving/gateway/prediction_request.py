@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from time import monotonic
+from typing import Protocol
 
 from ganglion.serving.gateway.endpoint import Endpoint
+from ganglion.serving.gateway.ensemble_prediction import Degradation, EnsemblePrediction
 from ganglion.serving.gateway.errors import RequestError
 from ganglion.serving.gateway.exchange import Exchange
+from ganglion.serving.gateway.inquiry import Inquiry
 from ganglion.serving.gateway.prediction import Prediction
-from ganglion.serving.gateway.question import Question, Read
+from ganglion.serving.gateway.question import Read, Reply
 from ganglion.serving.gateway.turn import Turn
+from ganglion.serving.payload import Payload
 from ganglion.serving.runtime import Tensors
 
 TIMEOUT = b"x-request-timeout-ms"
 """The header field in which a caller says how many milliseconds the answer may take."""
 
+DEGRADED = "ganglion-degraded"
+"""The header field of an answer that says which members of an ensemble are missing in it."""
+
 _DIGITS = 9
+
+
+class Abandonable(Protocol):
+    """What is asked of replicas for a request."""
+
+    def abandon(self) -> None:
+        """Nobody waits for the result any more."""
+        ...
 
 
 class PredictionRequest:
@@ -31,14 +47,15 @@ class PredictionRequest:
         turn: given back when the request is answered or its caller is gone; `None` where callers are not limited.
     """
 
-    __slots__ = ("_began", "_endpoint", "_exchange", "_over", "_question", "_read", "deadline", "turn")
+    __slots__ = ("_began", "_endpoint", "_exchange", "_over", "_parameters", "_read", "_render", "deadline", "turn")
 
     def __init__(self, exchange: Exchange, endpoint: Endpoint, read: Read) -> None:
         self._exchange = exchange
         self._endpoint = endpoint
         self._read = read
         self._began = monotonic()
-        self._question: Question | None = None
+        self._render: Callable[[Tensors], Reply] | None = None
+        self._parameters: dict[str, str] | None = None
         self._over = False
         self.turn: Turn | None = None
         given = exchange.head.fields.get(TIMEOUT)
@@ -56,25 +73,26 @@ class PredictionRequest:
             return  # its caller went away when it was its turn
         exchange, endpoint = self._exchange, self._endpoint
         try:
+            if endpoint.plain:
+                endpoint.pools[0].check_hope(self._began, self.deadline)
             question = self._read(endpoint, exchange.head, exchange.body)
         except RequestError as error:
             self.fail(error)
             return
         exchange.body = b""
-        self._question = question
+        self._render, self._parameters = question.render, question.parameters
         if question.timeout is not None:
             self.deadline = min(self.deadline, self._began + question.timeout)
-        prediction = Prediction(self._finish, self._began, self.deadline, endpoint.how)
-        exchange.abandoned = lambda: self._abandon(prediction)
         try:
-            if endpoint.how is None:
+            if endpoint.plain:
                 pool = endpoint.pools[0]
+                prediction = Prediction(self._finish, self._began, self.deadline)
+                exchange.abandoned = lambda: self._abandon(prediction)
                 pool.submit(prediction.add(pool.split(question.payload)))
             else:
-                for pool, parts in [(pool, prediction.add(pool.split(question.payload))) for pool in endpoint.pools]:
-                    pool.submit(parts)
+                self._inquire(question.payload)
         except RequestError as error:
-            prediction.fail(error)
+            self.fail(error)
 
     def fail(self, error: RequestError) -> None:
         """Answer with an error."""
@@ -87,17 +105,35 @@ class PredictionRequest:
         self.turn = turn
         self._exchange.abandoned = self._leave
 
-    def _finish(self, result: Tensors | RequestError) -> None:
+    def _inquire(self, payload: Payload) -> None:
+        """Ask an ensemble, or a model whose requests are sharded."""
+        endpoint = self._endpoint
+        inquiry: EnsemblePrediction | Inquiry
+        if endpoint.ensemble is not None:
+            inquiry = EnsemblePrediction(
+                endpoint.ensemble, endpoint.pools, payload, self._finish, self._began, self.deadline
+            )
+        else:
+            inquiry = Inquiry(endpoint.pools[0], payload, self._finish, self._began, self.deadline)
+        self._exchange.abandoned = lambda: self._abandon(inquiry)
+        inquiry.start()
+
+    def _finish(self, result: Tensors | RequestError, degradation: Degradation | None = None) -> None:
         if isinstance(result, RequestError):
             self.fail(result)
             return
-        assert self._question is not None
-        reply = self._question.render(result)
+        assert self._render is not None
+        if degradation is not None and self._parameters is not None:
+            self._parameters["degraded"] = str(degradation)
+        reply = self._render(result)
         self._endpoint.count(reply.status, monotonic() - self._began)
         self._leave()
-        self._exchange.respond(reply.status, reply.body, content_type=reply.content_type, headers=reply.headers)
+        headers = reply.headers
+        if degradation is not None:
+            headers = {**(headers or {}), DEGRADED: str(degradation)}
+        self._exchange.respond(reply.status, reply.body, content_type=reply.content_type, headers=headers)
 
-    def _abandon(self, prediction: Prediction) -> None:
+    def _abandon(self, prediction: Abandonable) -> None:
         prediction.abandon()
         self._leave()
 

@@ -35,11 +35,14 @@ class Question(NamedTuple):
         payload: its instances.
         render: from the outputs to the answer.
         timeout: seconds that the body allows, if it says so.
+        parameters: what the answer says beside its outputs, where the protocol has a place for it; filled before
+            `render` is called.
     """
 
     payload: Payload
     render: Callable[[Tensors], Reply]
     timeout: float | None = None
+    parameters: dict[str, str] | None = None
 
 
 Read = Callable[[Endpoint, Head, bytes], Question]

@@ -17,8 +17,9 @@ from ganglion.core.errors import ControlError
 from ganglion.core.log import get_logger
 from ganglion.serving import wire
 from ganglion.serving.gateway.errors import RequestError
+from ganglion.serving.gateway.latency_model import LatencyModel
 from ganglion.serving.gateway.prediction import Part
-from ganglion.serving.payload import encode_batch
+from ganglion.serving.payload import CallPayload
 from ganglion.serving.routes import ReplicaRoute
 from ganglion.serving.runtime import Tensors
 
@@ -66,12 +67,16 @@ class ReplicaLink(asyncio.Protocol):
         began: monotonic seconds at which the replica could begin the batch that it answers next.
         connected: whether the replica can take batches.
         retired: whether it is given no more.
+        stalled: whether what it holds is tried elsewhere; until it answers or the connection ends.
+        latency: what is known of its batches.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, route: ReplicaRoute, owner: LinkOwner) -> None:
         self.route = route
         self.connected = False
         self.retired = False
+        self.stalled = False
+        self.latency = LatencyModel()
         self._loop = loop
         self._owner = owner
         self._transport: asyncio.Transport | None = None
@@ -91,6 +96,11 @@ class ReplicaLink(asyncio.Protocol):
         return sum(batch.rows for batch in self._sent)
 
     @property
+    def calls(self) -> bool:
+        """Whether it is at a call of a user's function, which may take any time."""
+        return bool(self._sent) and isinstance(self._sent[0].parts[0].payload, CallPayload)
+
+    @property
     def parts(self) -> list[Part]:
         """Their parts."""
         return [part for batch in self._sent for part in batch.parts]
@@ -103,16 +113,18 @@ class ReplicaLink(asyncio.Protocol):
             self.began = monotonic()
         number = next(_numbers)
         self._sent.append(_SentBatch(number, parts, sum(part.payload.rows for part in parts)))
-        buffers = encode_batch(number, [part.payload for part in parts])
+        buffers = parts[0].payload.encode(number, [part.payload for part in parts[1:]])
         if sum(part.payload.size for part in parts) < _JOINED:
             self._transport.write(b"".join(buffers))
         else:
             self._transport.writelines(buffers)
 
     def retire(self) -> None:
-        """Take no further batch, and close once those in hand are answered."""
+        """Take no further batch, and close once those in hand are answered, or tried elsewhere."""
         self.retired = True
-        if not self._sent:
+        if self.stalled:
+            self.abort()
+        elif not self._sent:
             self._close()
 
     def abort(self) -> None:
@@ -122,8 +134,10 @@ class ReplicaLink(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    async def _connect(self) -> None:
+    async def _connect(self, *, again: bool = False) -> None:
         delay, longest = _RECONNECT
+        if again:  # the listener of a process that is dying can still accept, and would be given the same batch
+            await asyncio.sleep(delay)
         kind, _, rest = self.route.endpoint.partition(":")
         while not self.retired:
             try:
@@ -164,20 +178,25 @@ class ReplicaLink(asyncio.Protocol):
         self.connected = False
         self._transport = None
         if not self.retired:
-            self._connecting = self._loop.create_task(self._connect())
+            self._connecting = self._loop.create_task(self._connect(again=True))
         begun = sent.popleft().parts if sent else []
         self._owner.link_lost(self, begun, [part for batch in sent for part in batch.parts])
+        self.stalled = False
 
     def _take(self, answer: wire.Answer, body: memoryview) -> None:
         if not self._sent or answer.id != self._sent[0].number:
             raise ControlError(f"An answer to batch {answer.id}, which was not asked.")
         outputs = wire.tensors_of(answer.tensors, body)
         _number, parts, rows = self._sent[0]
-        if any(values.shape[:1] != (rows,) for values in outputs.values()) or not (outputs or answer.failures):
+        called = isinstance(parts[0].payload, CallPayload)
+        fits = called or all(values.shape[:1] == (rows,) for values in outputs.values())
+        if not fits or not (outputs or answer.failures):
             raise ControlError(f"An answer to {rows} instances with another number of predictions.")
         self._sent.popleft()
+        self.stalled = False
         now = monotonic()
-        self._owner.link_answered(self, rows, now - self.began)
+        if not called:
+            self._owner.link_answered(self, rows, now - self.began)
         self.began = now
         if self.retired:
             if not self._sent:
@@ -186,6 +205,9 @@ class ReplicaLink(asyncio.Protocol):
             self._owner.link_free(self)  # first, so that the replica computes while answers are written
         if answer.failures:
             _distribute(parts, outputs, answer.failures)
+            return
+        if called:
+            parts[0].prediction.complete(parts[0], outputs)
             return
         start = 0
         for part in parts:
@@ -207,7 +229,9 @@ def _distribute(parts: Sequence[Part], outputs: Tensors, failures: Sequence[wire
         if failure is None:
             part.prediction.complete(part, {name: values[start:end] for name, values in outputs.items()})
         else:
-            status = 400 if failure.invalid else 500
-            instance = part.first_row + failure.row - start
-            part.prediction.fail(RequestError(status, f"Instance {instance}: {failure.message}"))
+            called = isinstance(part.payload, CallPayload)
+            late = called and part.deadline <= monotonic()  # the function was interrupted
+            status = 400 if failure.invalid else 504 if late else 500
+            where = "" if called else f"Instance {part.instance(failure.row - start)}: "
+            part.prediction.fail(RequestError(status, f"{where}{failure.message}"))
         start = end

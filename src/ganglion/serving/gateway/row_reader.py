@@ -6,6 +6,7 @@ What has another form, or does not fit, is left to the general reader, which als
 from __future__ import annotations
 
 import math
+import re
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -18,6 +19,16 @@ from ganglion.serving.payload import Payload
 _KEY = "instances"
 _DROPPED = b"0123456789+-.eE \t\r\n"
 """What numbers and white space are written with: a body without these bytes is its brackets, commas and words."""
+
+LARGE = 2**22
+"""Bytes of a body from which it is read piece by piece."""
+
+_BEGIN = re.compile(rb'[ \t\r\n]*\{[ \t\r\n]*"%b"[ \t\r\n]*:[ \t\r\n]*\[' % _KEY.encode())
+_END = re.compile(rb"\][ \t\r\n]*\}[ \t\r\n]*\Z")
+_TAIL = 1024
+"""Bytes in which the end is looked for."""
+
+_WHOLE = b'{"%b":[%%b]}' % _KEY.encode()
 
 _KNOWN_COUNTS = 1024
 """Numbers of instances whose brackets and commas are kept."""
@@ -46,12 +57,43 @@ class RowReader:
         self._kind = ((tensor.name, self._dtype.str, self._shape),)
         self._least, self._most = _limits(self._dtype)
         self._row = _skeleton(self._shape)
+        self._row_end = re.compile(rb"(?:\][ \t\r\n]*){%d}," % len(self._shape))
         self._structures: dict[int, bytes] = {}
 
     def read(self, body: bytes) -> Payload | None:
         """The instances of a body; `None` where it takes the general reader to tell what they are."""
         if self._tensor is None:
             return None
+        array = self._read_whole(body) if len(body) < LARGE else self._read_piecewise(body)
+        if array is None:
+            return None
+        return Payload.of_kind({self._tensor.name: array}, len(array), self._kind, array.nbytes)
+
+    def _read_piecewise(self, body: bytes) -> NDArray[Any] | None:
+        """Some rows at a time: a parsed document is larger than its text, so there is never one of the whole."""
+        begin, close = _BEGIN.match(body), _END.search(body, len(body) - _TAIL)
+        each = math.prod(self._shape)
+        if begin is None or close is None or not each:
+            return None
+        start, end = begin.end(), close.start()
+        rows, rest = divmod(body.count(b",", start, end) + 1, each)
+        if rest:
+            return None
+        array = np.empty((rows, *self._shape), self._dtype)
+        row = 0
+        cut: re.Match[bytes] | None = None
+        while start < end:
+            cut = self._row_end.search(body, min(start + LARGE // 4, end), end)
+            stop = cut.end() - 1 if cut is not None else end
+            piece = self._read_whole(_WHOLE % body[start:stop])
+            if piece is None or row + len(piece) > rows:
+                return None
+            array[row : row + len(piece)] = piece
+            row += len(piece)
+            start = stop + 1
+        return array if row == rows and cut is None else None
+
+    def _read_whole(self, body: bytes) -> NDArray[Any] | None:
         structure = body.translate(None, _DROPPED)
         rows = (len(structure) - len(_OPEN) - len(_CLOSE) + 1) // (len(self._row) + 1)
         if rows < 1 or structure != self._structure(rows):
@@ -60,10 +102,7 @@ class RowReader:
             values = self._values(body)
         except (ValueError, TypeError, KeyError, RuntimeError, AttributeError):  # whatever it is, it is not this form
             return None
-        if values is None:
-            return None
-        array = values.reshape(rows, *self._shape)
-        return Payload.of_kind({self._tensor.name: array}, rows, self._kind, array.nbytes)
+        return None if values is None else values.reshape(rows, *self._shape)
 
     def _numbers(self, body: bytes, name: Literal["i", "u", "d"]) -> bytes:
         """A copy of all numbers; the document is given up here, for the parser takes no other while it is there."""

@@ -29,9 +29,10 @@ class TensorflowPages:
         """
         if target.verb == "list":
             return Reply(orjson.dumps({"models": [self._summary(name) for name in self._catalog.names]}))
+        version = self._catalog.numbered(target.model, target.version)
         if target.verb == "metadata":
-            return Reply(rest.render_metadata(target.model, self._catalog.described(target.model, target.version)))
-        return Reply(rest.render_status(self._catalog.versions(target.model, target.version)))
+            return Reply(rest.render_metadata(target.model, self._catalog.described(target.model, version)))
+        return Reply(rest.render_status(self._catalog.versions(target.model, version)))
 
     def _summary(self, name: str) -> dict[str, Any]:
         catalog = self._catalog
@@ -47,4 +48,10 @@ class TensorflowPages:
             }
             for version in model.versions
         ]
-        return {"name": name, "default": model.default, "versions": versions, "ready": catalog.ready(name)}
+        return {
+            "name": name,
+            "default": model.default,
+            "versions": versions,
+            "labels": model.labels,
+            "ready": catalog.ready(name),
+        }

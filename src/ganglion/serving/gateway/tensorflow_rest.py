@@ -5,7 +5,8 @@ https://www.tensorflow.org/tfx/serving/api_rest
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
@@ -25,6 +26,10 @@ from ganglion.serving.runtime import Tensors
 
 PREFIX = "/v1/models"
 SIGNATURE_NAME = "serving_default"
+PREDICTIONS = ("predict", "classify", "regress")
+"""Verbs that ask for predictions."""
+
+_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _TYPES = {
     "bool": "DT_BOOL",
     "uint8": "DT_UINT8",
@@ -46,17 +51,17 @@ class Target(NamedTuple):
 
     Attributes:
         model: name of the model or ensemble; empty for the list of all.
-        version: `None` for the one that is the default.
-        verb: `list`, `status`, `metadata` or `predict`.
+        version: its number, or the label that is an alias of it; `None` for the one that is the default.
+        verb: `list`, `status`, `metadata`, or one of `PREDICTIONS`.
     """
 
     model: str
-    version: int | None
+    version: int | str | None
     verb: str
 
 
 def parse_path(path: str) -> Target | None:
-    """Read `/v1/models[/<name>[/versions/<n>][:predict | /metadata]]`; `None` for any other path."""
+    """Read `/v1/models[/<name>[/versions/<n> | /labels/<label>][:<verb> | /metadata]]`; `None` for any other path."""
     if not path.startswith(PREFIX):
         return None
     rest = path[len(PREFIX) :]
@@ -64,7 +69,7 @@ def parse_path(path: str) -> Target | None:
         return Target("", None, "list")
     rest, separator, verb = rest.partition(":")
     parts = [unquote(part) for part in rest.split("/")]
-    if parts[0] or (separator and verb != "predict"):
+    if parts[0] or (separator and verb not in PREDICTIONS):
         return None
     if not separator and parts[-1] == "metadata" and len(parts) in (3, 5):
         verb = parts.pop()
@@ -73,6 +78,8 @@ def parse_path(path: str) -> Target | None:
             return Target(name, None, verb or "status")
         case [name, "versions", number] if name and number.isascii() and number.isdigit() and len(number) <= 18:
             return Target(name, int(number), verb or "status")
+        case [name, "labels", label] if name and _LABEL.fullmatch(label):
+            return Target(name, label, verb or "status")
     return None
 
 
@@ -120,23 +127,46 @@ def parse_predict(body: bytes, signature: Signature, image: ImageInput | None) -
     Raises:
         RequestError: the body is not JSON, has another form, or does not fit the signature.
     """
-    try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise RequestError(400, f"The body is not JSON: {error}.") from error
-    allowed = ("instances", "inputs", "signature_name")
-    if not isinstance(document, dict):
-        raise RequestError(400, f"The body is a JSON {_kind(document)}; an object with 'instances' is expected.")
-    for key in document:
-        if key not in allowed:
-            raise RequestError(400, f"Unknown key {key!r} in the body. {suggest(key, allowed)}")
-    if document.get("signature_name", SIGNATURE_NAME) not in (SIGNATURE_NAME, ""):
-        raise RequestError(400, f"There is no signature {document['signature_name']!r}; there is {SIGNATURE_NAME!r}.")
+    document = load_object(body, ("instances", "inputs", "signature_name"), "instances")
+    check_signature_name(document)
     if ("instances" in document) == ("inputs" in document):
         raise RequestError(400, "Exactly one of 'instances' (rows) and 'inputs' (columns) has to be given.")
     if "instances" in document:
         return PredictRequest(_rows(document["instances"], signature, image), columns=False)
     return PredictRequest(_columns(document["inputs"], signature, image), columns=True)
+
+
+def load_object(body: bytes, allowed: Sequence[str], main: str) -> dict[str, Any]:
+    """Parse a body that has to be an object with some keys.
+
+    Args:
+        body: JSON.
+        allowed: its keys.
+        main: the one that is always there, for the error.
+
+    Raises:
+        RequestError: it is not JSON, no object, or has another key.
+    """
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise RequestError(400, f"The body is not JSON: {error}.") from error
+    if not isinstance(document, dict):
+        raise RequestError(400, f"The body is a JSON {_kind(document)}; an object with {main!r} is expected.")
+    for key in document:
+        if key not in allowed:
+            raise RequestError(400, f"Unknown key {key!r} in the body. {suggest(key, allowed)}")
+    return document
+
+
+def check_signature_name(document: Mapping[str, Any]) -> None:
+    """Refuse a signature that the model does not have.
+
+    Raises:
+        RequestError: `signature_name` is another than the only one that there is.
+    """
+    if document.get("signature_name", SIGNATURE_NAME) not in (SIGNATURE_NAME, ""):
+        raise RequestError(400, f"There is no signature {document['signature_name']!r}; there is {SIGNATURE_NAME!r}.")
 
 
 def _rows(instances: Any, signature: Signature, image: ImageInput | None) -> Payload:

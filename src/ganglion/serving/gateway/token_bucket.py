@@ -20,9 +20,13 @@ class TokenBucket:
 
     def take(self, now: float) -> float:
         """Take a token; seconds until there is one if there is none, else 0."""
-        self._tokens = min(float(self._burst), self._tokens + (now - self._filled) * self._rate)
-        self._filled = now
+        self.spend(0, now)
         if self._tokens >= 1.0:
             self._tokens -= 1.0
             return 0.0
         return (1.0 - self._tokens) / self._rate
+
+    def spend(self, tokens: int, now: float) -> None:
+        """So many have been taken since the last time, wherever that was; there may be fewer than none after it."""
+        self._tokens = min(float(self._burst), self._tokens + (now - self._filled) * self._rate - tokens)
+        self._filled = now

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import google_crc32c
@@ -97,6 +99,21 @@ class Archive:
             if checksum != file.crc32c:
                 raise IntegrityError(f"{path} is damaged: its bytes are not those that were written.")
         return found
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Be the only process that writes; others wait, where the file system knows locks (flock(2)).
+
+        The chief writes, and whoever has to make the state safe before it waits or leaves.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.folder, os.O_RDONLY)
+        try:
+            with contextlib.suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
 
     def begin(self, step: int) -> Path:
         """A new folder to write the files of a checkpoint to; what an earlier process left unfinished goes."""

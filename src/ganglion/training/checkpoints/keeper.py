@@ -72,17 +72,43 @@ class Keeper:
                 `tensors`.
             progress: where the training stands; with metrics only if they are those of exactly this state.
         """
-        if self._saver is None:
-            past = self._past or self._last_life()
-            self._saver = Saver(self._settings, recipe=self._recipe, seconds=past[0], losses=past[1], clock=self._clock)
-        if self._saver.due(progress.metrics):
+        saver = self._opened()
+        if saver.due(progress.metrics):
             rest = {name: value for name, value in state().items() if name != "tensors"}
-            self._saver.save({**rest, **self._parts()}, progress)
+            saver.save({**rest, **self._parts()}, progress)
+
+    def secure(self, state: Callable[[], Mapping[str, Any]], progress: Progress) -> None:
+        """Save the state now and wait until it is on the disk; for any process, between two commits.
+
+        All replicas have the same state, so nothing is done where somebody has saved this step.
+
+        Args:
+            state: as in `offer`.
+            progress: likewise.
+        """
+        newest = self._archive.newest()
+        if newest is not None and newest.progress.step >= progress.step:
+            return
+        rest = {name: value for name, value in state().items() if name != "tensors"}
+        self._opened().save({**rest, **self._parts()}, progress, wait=True)
+
+    def problem(self) -> str:
+        """Why the last checkpoint of this process could not be saved, once that is known; empty when it could."""
+        if self._saver is None:
+            return ""
+        self._saver.settled(wait=True)
+        return self._saver.problem
 
     def close(self) -> None:
         """Wait until the last checkpoint is on the disk."""
         if self._saver is not None:
             self._saver.close()
+
+    def _opened(self) -> Saver:
+        if self._saver is None:
+            past = self._past or self._last_life()
+            self._saver = Saver(self._settings, recipe=self._recipe, seconds=past[0], losses=past[1], clock=self._clock)
+        return self._saver
 
     def _parts(self) -> dict[str, dict[str, torch.Tensor]]:
         """The tensors of the model by name: those that people exchange, and the rest."""

@@ -25,7 +25,7 @@ NAME = "manifest.json"
 SHOWN = 5
 """Of many differences, how many a message tells."""
 
-FREE = frozenset({"callbacks", "export", "held_out", "metrics", "classes", "max_time", "checkpoints"})
+FREE = frozenset({"callbacks", "export", "held_out", "metrics", "classes", "max_time", "patience", "checkpoints"})
 """Fields of a plan that the trained weights do not depend on."""
 
 

@@ -178,9 +178,21 @@ class Saver:
     def _write(self, images: Mapping[str, Image], rest: bytes, manifest: Manifest, waited: float) -> None:
         began = time.thread_time()
         step = manifest.progress.step
-        folder = None
         try:
-            folder = self.archive.begin(step)
+            with self.archive.writing():
+                self._write_files(images, rest, manifest)
+                self._prune(step, manifest.progress.metrics)
+            self.problem = ""
+            faults.point("training.checkpoint_saved", step=step)
+        except OSError as error:
+            self._fail(f"{error.strerror} ({error.filename or self.archive.folder})")
+        self._count += 1
+        self.cost += (waited + time.thread_time() - began - self.cost) / self._count
+
+    def _write_files(self, images: Mapping[str, Image], rest: bytes, manifest: Manifest) -> None:
+        step = manifest.progress.step
+        folder = self.archive.begin(step)
+        try:
             faults.point("training.checkpoint_write", step=step)
             files = [
                 write_file(folder / f"{part}{SUFFIX}", image.finish(), image.layout.size)
@@ -188,18 +200,13 @@ class Saver:
             ]
             files.append(write_plain(folder / REST, rest))
             self.archive.publish(folder, msgspec.structs.replace(manifest, files=tuple(files)))
-            self._prune(step, manifest.progress.metrics)
-            self.problem = ""
-            faults.point("training.checkpoint_saved", step=step)
-        except OSError as error:
-            self._fail(f"{error.strerror} ({error.filename or folder or self.archive.folder})")
-            if folder is not None:
-                shutil.rmtree(folder, ignore_errors=True)
-        self._count += 1
-        self.cost += (waited + time.thread_time() - began - self.cost) / self._count
+        except OSError:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
 
     def _prune(self, step: int, metrics: dict[str, float]) -> None:
-        known = {**self._metrics, step: metrics}
+        others = (other for other in self.archive.steps() if other < step)  # whoever left or paused may have saved one
+        known: dict[int, dict[str, float]] = {**{other: {} for other in others}, **self._metrics, step: metrics}
         stay = kept(known, self._settings)
         for old in known.keys() - stay:
             self.archive.discard(old)

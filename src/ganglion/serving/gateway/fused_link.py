@@ -1,0 +1,106 @@
+"""The link to a replica whose shortest work the gateway does itself, without the way there and back.
+
+One request at a time over one connection is mostly that way. As soon as several are in hand, all go to the replicas, so
+that they compute while the gateway reads and writes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from time import monotonic
+from typing import Protocol
+
+from ganglion.serving.gateway.gateway_model import GatewayModel
+from ganglion.serving.gateway.prediction import Part
+from ganglion.serving.gateway.replica_link import LinkOwner, ReplicaLink
+from ganglion.serving.routes import ReplicaRoute
+
+_CALM = 4
+"""Batches in a row that were alone before the next one is answered here: under load a lone one is chance."""
+
+
+class FusedOwner(LinkOwner, Protocol):
+    """Who is told, and knows what else is in hand."""
+
+    @property
+    def lone(self) -> bool:
+        """Whether nothing waits and no replica holds anything, beside the batch that is being sent."""
+        ...
+
+    def answered_here(self, rows: int, seconds: float) -> None:
+        """The gateway itself answered a batch of so many instances within `seconds`."""
+        ...
+
+
+class FusedLink(ReplicaLink):
+    """A link that may answer a batch before `send` returns; it is then free again.
+
+    Args:
+        loop: the gateway's event loop.
+        route: which replica.
+        owner: who is told.
+        model: what answers here, if it does.
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, route: ReplicaRoute, owner: FusedOwner, model: GatewayModel
+    ) -> None:
+        super().__init__(loop, route, owner)
+        self._fused_owner = owner
+        self._model = model
+        self._calm = 0
+        model.attach(self)
+
+    def send(self, parts: list[Part]) -> None:
+        """Answer a lone short request here; give the replica everything else."""
+        owner = self._fused_owner
+        self._calm = self._calm + 1 if len(parts) == 1 and owner.lone else 0
+        if self._calm < _CALM:
+            super().send(parts)
+            return
+        part, began = parts[0], monotonic()
+        outputs = self._model.predict(part)
+        if outputs is None:
+            super().send(parts)
+            return
+        owner.answered_here(part.payload.rows, monotonic() - began)
+        owner.link_free(self)  # as after every batch: before the answer is written
+        part.prediction.complete(part, outputs)
+
+    def retire(self) -> None:
+        """As for every link; nothing is answered here any more."""
+        self._model.detach(self)
+        super().retire()
+
+    def abort(self) -> None:
+        """As for every link; nothing is answered here any more."""
+        self._model.detach(self)
+        super().abort()
+
+
+class LinkOpener:
+    """Opens the links of one model version.
+
+    Args:
+        loop: the gateway's event loop.
+        owner: who is told what happens on them.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, owner: FusedOwner) -> None:
+        self._loop = loop
+        self._owner = owner
+        self._model: GatewayModel | None = None
+
+    def open(self, route: ReplicaRoute, package: str) -> ReplicaLink:
+        """A link to a replica.
+
+        Args:
+            route: which.
+            package: folder of the model, where the gateway is to hold it as well; all links share it.
+        """
+        if not package:
+            return ReplicaLink(self._loop, route, self._owner)
+        if self._model is None or self._model.closed:
+            self._model = GatewayModel(self._loop, Path(package))
+        return FusedLink(self._loop, route, self._owner, self._model)

@@ -1,0 +1,123 @@
+"""A model that the gateway holds itself, beside its replicas, for requests to which the way there is the most part."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+from ganglion.core.log import get_logger
+from ganglion.serving.gateway.latency_model import LatencyModel
+from ganglion.serving.gateway.prediction import Part
+from ganglion.serving.model import LoadedModel
+from ganglion.serving.payload import Payload
+from ganglion.serving.runtime import Tensors
+
+SHORT = 0.001
+"""Seconds of the event loop that a prediction may take here: everything else waits for as long."""
+
+_MOST_ROWS = 8
+"""Instances of the largest request that is looked at; the model is timed with so many."""
+
+_WARMINGS = 3
+"""Times that the model is timed before it is used: the first ones are slow."""
+
+_log = get_logger(part="serving.gateway")
+
+
+class GatewayModel:
+    """Loaded in a thread, used in the event loop, closed with its last user.
+
+    A package that cannot be loaded here, or whose model is not short, is left to the replicas. What counts is the
+    processor's time, which other processes on a busy machine do not change.
+
+    Args:
+        loop: the gateway's event loop.
+        folder: of the model package.
+
+    Attributes:
+        closed: whether its last user is gone.
+        loading: done when it is there, or left to the replicas.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, folder: Path) -> None:
+        self.closed = False
+        self._folder = folder
+        self._users: set[object] = set()
+        self._model: LoadedModel | None = None
+        self._latency = LatencyModel()
+        self.loading = loop.create_task(self._load(loop))
+
+    def attach(self, user: object) -> None:
+        """Keep it at least until this user leaves."""
+        self._users.add(user)
+
+    def detach(self, user: object) -> None:
+        """This user is gone; nothing happens if it was gone before."""
+        self._users.discard(user)
+        if not self._users:
+            self.closed = True
+            self._drop()
+
+    def predict(self, part: Part) -> Tensors | None:
+        """Predict now, or leave it to a replica.
+
+        Args:
+            part: what would otherwise be a batch.
+
+        Returns:
+            Outputs by name; `None` where it would not be short, must not be risked here, or failed; a replica says how.
+        """
+        payload, model = part.payload, self._model
+        if model is None or not self._is_short(payload) or part.suspect or part.shard is not None:
+            return None
+        began = time.thread_time()
+        outputs, failures = model.predict(payload.tensors)
+        self._latency.observe(payload.rows, time.thread_time() - began)
+        return None if failures else outputs
+
+    def _is_short(self, payload: Payload) -> bool:
+        """Whether it is plain tensors, few and in place: an image may be of any size, a function do anything."""
+        return (
+            type(payload) is Payload
+            and not payload.images
+            and payload.rows <= _MOST_ROWS
+            and self._latency.promise(payload.rows) < SHORT
+            and all(values.flags.aligned for values in payload.tensors.values())
+        )
+
+    async def _load(self, loop: asyncio.AbstractEventLoop) -> None:
+        try:
+            model, taken = await loop.run_in_executor(None, _load_and_time, self._folder)
+        except Exception as error:  # noqa: BLE001  whatever it is, replicas have loaded it and answer
+            _log.warning("model_left_to_replicas", folder=str(self._folder), error=f"{type(error).__name__}: {error}")
+            return
+        for rows, seconds in taken:
+            self._latency.observe(rows, seconds)
+        self._model = model
+        fixed = all(size != -1 for tensor in model.manifest.signature.inputs for size in tensor.shape[1:])
+        if not fixed or self._latency.promise(1) >= SHORT:
+            _log.info("model_left_to_replicas", folder=str(self._folder), seconds=self._latency.predict(1), fixed=fixed)
+            self._drop()
+        elif self.closed:
+            self._drop()
+
+    def _drop(self) -> None:
+        model, self._model = self._model, None
+        if model is not None:
+            model.close()
+
+
+def _load_and_time(folder: Path) -> tuple[LoadedModel, list[tuple[int, float]]]:
+    """The loaded model, and the seconds of the processor that it took for so many instances."""
+    model = LoadedModel(folder)
+    taken: list[tuple[int, float]] = []
+    for round_ in range(_WARMINGS):
+        for rows in (1, _MOST_ROWS):
+            began = time.thread_time()
+            model.warm(rows)
+            seconds = time.thread_time() - began
+            if round_ == _WARMINGS - 1:
+                alone = sum(before for _rows, before in taken)  # every warming begins with one instance
+                taken.append((rows, max(0.0, seconds - alone)))
+    return model, taken

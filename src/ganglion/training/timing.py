@@ -1,0 +1,239 @@
+"""Where the time of a step goes, on one process: a stopwatch, and now and then what the kernel says beside it.
+
+A mark costs one look at the clock. What the kernel knows (processor time, page faults, waiting for a core) costs some
+microseconds, so it is asked for at most every `_APART` seconds, however short the steps are.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+_APART = 0.1
+"""Seconds between two steps that the kernel is asked about."""
+
+_PRESSURE_APART = 1.0
+"""Seconds between two looks at files of the system: pressure, limits."""
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+class Stage(enum.IntEnum):
+    """What a step consists of, in this order; the places of a lap's times."""
+
+    LOAD = 0
+    COMPUTE = 1
+    REDUCE = 2
+    UPDATE = 3
+    REST = 4
+
+
+class Usage(msgspec.Struct, frozen=True, array_like=True):
+    """What the kernel tells of the thread that trains, over a step; seconds but for the counts.
+
+    Attributes:
+        load: duration of the stage.
+        load_cpu: processor time in it; the rest is waiting.
+        compute: duration of the stage.
+        compute_cpu: processor time in it.
+        compute_system: the part of that which the kernel took, as for page faults.
+        queued: ready to compute, but without a core.
+        helpers: processor time of this process's other threads while it computed.
+        faults: pages that had to be read from a disk while it computed.
+        switches: times that it gave up the core to wait while it computed.
+        evictions: times that the core was taken from it meanwhile.
+        stalled: that something on the machine stood still for want of memory, since the last such usage.
+        filled: of the memory limit of the process, the fraction in use; 0 where there is none.
+    """
+
+    load: float = 0.0
+    load_cpu: float = 0.0
+    compute: float = 0.0
+    compute_cpu: float = 0.0
+    compute_system: float = 0.0
+    queued: float = 0.0
+    helpers: float = 0.0
+    faults: float = 0.0
+    switches: float = 0.0
+    evictions: float = 0.0
+    stalled: float = 0.0
+    filled: float = 0.0
+
+
+class Lap(msgspec.Struct, frozen=True, array_like=True):
+    """One step on one process.
+
+    Attributes:
+        seconds: of each `Stage`.
+        usage: what the kernel told, where it was asked.
+    """
+
+    seconds: tuple[float, float, float, float, float]
+    usage: Usage | None = None
+
+
+class _Reading(NamedTuple):
+    """Totals so far."""
+
+    cpu: float
+    system: float
+    faults: int
+    switches: int
+    evictions: int
+    process: float
+    queued: float
+
+
+class StepTimer:
+    """Times the stages of steps; a step that is not finished leaves no lap.
+
+    Made by the thread that trains, which alone uses it.
+
+    Attributes:
+        lap: the last step that was finished; `None` before there is one.
+    """
+
+    def __init__(self) -> None:
+        self.lap: Lap | None = None
+        self._seconds = [0.0] * len(Stage)
+        self._began = self._last = 0.0
+        self._running = False
+        self._asked = -_APART
+        self._readings: list[_Reading] = []
+        self._queue = _open("/proc/thread-self/schedstat")
+        self._machine = _Machine()
+
+    def start(self) -> None:
+        """A step begins."""
+        self._running = True
+        self._seconds = [0.0] * len(Stage)
+        self._readings = []
+        self._began = self._last = time.perf_counter()
+        if self._began - self._asked >= _APART:
+            self._asked = self._began
+            self._readings.append(self._read())
+
+    def ended(self, stage: Stage) -> float:
+        """A stage of the step has ended; the seconds since the step began."""
+        now = time.perf_counter()
+        self._seconds[stage] = now - self._last
+        self._last = now
+        if self._readings and stage <= Stage.COMPUTE:
+            self._readings.append(self._read())
+        return now - self._began
+
+    def finish(self) -> None:
+        """The step is over, with all that was done beside it; nothing where none was begun."""
+        if not self._running:
+            return
+        self.ended(Stage.REST)
+        self._running = False
+        load, compute, reduce, update, rest = self._seconds
+        self.lap = Lap((load, compute, reduce, update, rest), self._usage() if self._readings else None)
+
+    def _usage(self) -> Usage:
+        before, loaded, computed = self._readings
+        cpu = computed.cpu - loaded.cpu
+        stalled, filled = self._machine.look(self._began)
+        return Usage(
+            load=self._seconds[Stage.LOAD],
+            load_cpu=loaded.cpu - before.cpu,
+            compute=self._seconds[Stage.COMPUTE],
+            compute_cpu=cpu,
+            compute_system=computed.system - loaded.system,
+            queued=computed.queued - loaded.queued,
+            helpers=max(0.0, computed.process - loaded.process - cpu),
+            faults=computed.faults - loaded.faults,
+            switches=computed.switches - loaded.switches,
+            evictions=computed.evictions - loaded.evictions,
+            stalled=stalled,
+            filled=filled,
+        )
+
+    def _read(self) -> _Reading:
+        used = resource.getrusage(resource.RUSAGE_THREAD if sys.platform == "linux" else resource.RUSAGE_SELF)
+        queued = int(os.pread(self._queue, 128, 0).split()[1]) * 1e-9 if self._queue >= 0 else 0.0
+        cpu = used.ru_utime + used.ru_stime
+        return _Reading(cpu, used.ru_stime, used.ru_majflt, used.ru_nvcsw, used.ru_nivcsw, time.process_time(), queued)
+
+
+class _Machine:
+    """What files of the system say of memory; each is looked at about once in a second.
+
+    `stalled` comes from pressure-stall information, as Documentation/accounting/psi.rst of Linux describes it: that of
+    the process's own control group where version 2 of these is in use, else that of the machine.
+    """
+
+    def __init__(self) -> None:
+        group = _own_group()
+        self._pressure = -1
+        for path in (*((group / "memory.pressure",) if group else ()), Path("/proc/pressure/memory")):
+            self._pressure = _open(str(path)) if self._pressure < 0 else self._pressure
+        self._limit, self._used = _limit(group)
+        self._asked = time.perf_counter()
+        self._total = self._stalled()
+
+    def look(self, now: float) -> tuple[float, float]:
+        """Seconds of standing still since the last look, and how full the memory is; zeros where it is too early."""
+        if now - self._asked < _PRESSURE_APART:
+            return 0.0, 0.0
+        total, before = self._stalled(), self._total
+        self._asked, self._total = now, total
+        return total - before, self._filled()
+
+    def _stalled(self) -> float:
+        if self._pressure < 0:
+            return 0.0
+        try:
+            line = os.pread(self._pressure, 256, 0).partition(b"\n")[0]  # some avg10=0.00 ... total=MICROSECONDS
+        except OSError:  # the kernel can do it, but it is switched off
+            return 0.0
+        return int(line.rpartition(b"=")[2]) * 1e-6
+
+    def _filled(self) -> float:
+        if not self._limit:
+            return 0.0
+        text = os.pread(self._used, 4096, 0)
+        if b"VmData:" in text:
+            return int(text.partition(b"VmData:")[2].split()[0]) * 1024 / self._limit
+        return int(text) / self._limit if text.strip().isdigit() else 0.0
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def _limit(group: Path | None) -> tuple[float, int]:
+    """The memory limit of this process in bytes, 0 for none, and the file that says how much of it is in use."""
+    if group is not None and (group / "memory.max").is_file():
+        limit = (group / "memory.max").read_text().strip()
+        if limit.isdigit():
+            return float(limit), _open(str(group / "memory.current"))
+    allowed = resource.getrlimit(resource.RLIMIT_DATA)[0]
+    used = _open("/proc/self/status")
+    return (0.0, -1) if allowed == resource.RLIM_INFINITY or used < 0 else (float(allowed), used)
+
+
+def _own_group() -> Path | None:
+    """The folder of this process's control group, of version 2."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return None
+    return next((_CGROUP / line[3:].lstrip("/") for line in lines if line.startswith("0::")), None)
+
+
+def _open(path: str) -> int:
+    """The descriptor of a file that is read again and again; -1 where there is none."""
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return -1

@@ -1,0 +1,121 @@
+"""`ganglion services` against `ganglion serve`, each a process."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from command_line import CommandLine, write_lights
+from typer.testing import CliRunner
+
+from ganglion.cli.main import app
+from ganglion.cli.services import canary_of
+from ganglion.core.errors import UserError
+from ganglion.serving.repository import ModelRepository
+from ganglion.serving.rollout import Canary
+
+
+class Shop(CommandLine):
+    """A project with two models that are served by a process."""
+
+    service: subprocess.Popen[str]
+    url: str
+
+    def say(self, *arguments: str) -> str:
+        """What `ganglion services` says; from this process, which takes less time than another one."""
+        done = CliRunner().invoke(
+            app, ["services", *arguments], env={"GANGLION_HOME": str(self.home), "COLUMNS": "200"}
+        )
+        assert done.exit_code == 0, done.exception
+        return done.stdout
+
+    def model(self, name: str) -> Any:
+        """What is shown of a model."""
+        return json.loads(self.say("show", name, "--json"))
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    folder = tmp_path_factory.mktemp("served")
+    shop = Shop(folder / "home")
+    repository = ModelRepository(shop.home / "models")
+    package = write_lights(folder / "package")
+    for _ in range(2):
+        repository.publish("lights", package)
+    repository.publish("lamps", package)
+    start = ("serve", "lights:1", "lamps", "--port", "0", "--replicas", "1", "--cpu", "0.1")
+    with shop.start(*start) as shop.service:
+        assert shop.service.stdout is not None
+        lines = [shop.service.stdout.readline() for _ in range(4)]
+        found = re.search(r"Serving lamps version 1 at (http://127\.0\.0\.1:\d+) ", lines[2])
+        assert found is not None, lines
+        shop.url = found[1]
+        yield shop
+        shop.service.terminate()
+        assert shop.service.wait(60) == 0
+    assert list((shop.home / "services").iterdir()) == []
+
+
+def test_services_are_listed_and_changed_from_another_process(served: Shop) -> None:
+    listed = served("services", "list").stdout
+    assert re.search(rf"lights +1 +version 1 +AVAILABLE +1/1 +{served.url}", listed), listed
+    assert re.search(rf"lamps +1 +latest +AVAILABLE +1/1 +{served.url}", listed), listed
+    assert served.json("services", "list")[0]["models"].keys() == {"lights", "lamps"}
+
+    assert served.say("scale", "lights", "2") == "lights is served by 2 replicas.\n"
+    assert served.model("lights")["versions"]["1"]["ready"] == 2
+
+    tried = served("services", "rollout", "lights:2", "--canary", "10", "--steps", "50,100")
+    assert tried.stdout == "Version 2 of lights gets 10 percent of the requests.\n", tried.stderr
+    canary = served.model("lights")["canary"]
+    assert (canary["version"], canary["percent"], canary["steps"]) == (2, 10.0, [50.0, 100.0])
+    assert "canary: version 2 at 10 %" in served.say("show", "lights")
+    assert served.say("rollback", "lights") == "Version 1 of lights answers.\n"
+    assert served.model("lights")["last_rollout"] == "Version 2 was rolled back: on request"
+
+    assert served.say("rollout", "lights") == "Version 2 of lights answers.\n"
+    assert served.model("lights")["policy"] == "latest"
+    body = {"instances": [[[255, 255], [255, 255]]]}
+    assert httpx.post(f"{served.url}/v1/models/lights:predict", json=body).status_code == 200
+    assert served.say("rollback", "lights") == "Version 1 of lights answers.\n"
+
+    stopped = served.say("stop", "lights")
+    assert stopped == "lights is served no longer; lamps still served.\n"
+    assert "serves 'lights'. Allowed: lamps." in served.error("services", "show", "lights")
+    assert httpx.post(f"{served.url}/v1/models/lights:predict", json=body).status_code == 404
+    last = served("services", "stop", "lamps")
+    assert last.stdout == "lamps is served no longer; nothing is served there any more.\n"
+    assert served.service.wait(60) == 0, "it ends by itself"
+
+
+def test_without_a_service_it_says_what_to_do(tmp_path: Path) -> None:
+    ganglion = Shop(tmp_path / "home")
+    assert ganglion.say() == "Nothing is served. Start a service with 'ganglion serve MODEL'.\n"
+    assert ganglion.say("list", "--json") == "[]\n"
+    for arguments in (("show", "m"), ("scale", "m", "2"), ("rollout", "m:2"), ("rollback", "m"), ("stop", "m")):
+        assert "Start one with 'ganglion serve MODEL'" in ganglion.error("services", *arguments)
+
+
+@pytest.mark.parametrize(
+    ("percent", "steps", "wanted"),
+    [
+        (None, None, None),
+        (10.0, None, Canary(percent=10)),
+        (5.0, "25, 50,100", Canary(percent=5, steps=(25, 50, 100))),
+        (None, "5,50", Canary(percent=5, steps=(50,))),
+    ],
+)
+def test_percentages_are_read(percent: float | None, steps: str | None, wanted: Canary | None) -> None:
+    assert canary_of(percent, steps) == wanted
+
+
+@pytest.mark.parametrize("steps", ["", "ten", "50,25", "50,,100"])
+def test_percentages_that_make_no_sense_are_refused(steps: str) -> None:
+    with pytest.raises(UserError):
+        canary_of(10, steps)

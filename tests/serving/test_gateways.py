@@ -1,0 +1,206 @@
+"""Several gateways at one port, as real processes: what is lost when one of them is killed, and what they share."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from real_server import SMALL, RealServer
+from serving_samples import expected, pixels, write_classifier
+
+from ganglion.core.errors import ControlError, UserError
+from ganglion.serving.callers import CallerLimit, Callers
+from ganglion.serving.client import Client
+from ganglion.serving.controller import ModelServer
+from ganglion.serving.port import SharedPort, take_port
+
+PATIENCE = 60.0
+BODY = json.dumps({"instances": pixels(1).tolist()})
+WANTED = expected(pixels(1), 0)[0]
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealServer]:
+    folder = tmp_path_factory.mktemp("served")
+    write_classifier(folder / "package")
+    made = RealServer(folder, gateways=2)
+    made.repository.publish("m", folder / "package")
+    made.server.deploy("m", replicas=2, resources=SMALL)
+    wait_for(lambda: len(gateways(made)) == 2)
+    yield made
+    made.close()
+
+
+def gateways(served: RealServer) -> dict[str, int]:
+    return {name: pid for name, pid in served.pids.items() if name.startswith("gateway")}
+
+
+def wait_for(look: Callable[[], Any]) -> Any:
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        if found := look():
+            return found
+        time.sleep(0.01)
+    raise AssertionError("it never came true")
+
+
+def kill_gateway(served: RealServer, index: int) -> None:
+    """Kill one of two gateways, and wait until it has been replaced."""
+    name, pid = sorted(gateways(served).items())[index]
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: gateways(served).get(name, pid) != pid and served.server.status()["gateway"] == "ready")
+
+
+def test_requests_of_our_client_survive_gateways_that_are_killed(served: RealServer) -> None:
+    stop = threading.Event()
+    failures: list[str] = []
+    answers: list[Any] = []
+
+    with Client(served.url) as client, ThreadPoolExecutor(8) as pool:
+
+        def ask() -> None:
+            while not stop.is_set():
+                try:
+                    answers.append(client.predict("m", pixels(1))[0])
+                except Exception as error:  # noqa: BLE001  counted
+                    failures.append(repr(error))
+
+        asking = [pool.submit(ask) for _ in range(8)]
+        for number in range(4):
+            wait_for(lambda number=number: len(answers) >= 200 * (number + 1))
+            kill_gateway(served, number % 2)
+        wait_for(lambda: len(answers) >= 1200)
+        stop.set()
+        for one in asking:
+            one.result(PATIENCE)
+    assert failures == []
+    np.testing.assert_allclose(answers, np.repeat(WANTED[None], len(answers), axis=0), atol=1e-6)
+
+
+def test_a_killed_gateway_costs_its_own_connections_and_no_others(served: RealServer) -> None:
+    connections = [http.client.HTTPConnection("127.0.0.1", served.port, timeout=PATIENCE) for _ in range(32)]
+    lost: list[int] = []
+
+    def ask(number: int) -> int:
+        connections[number].request("POST", "/v1/models/m:predict", BODY)
+        return json.loads(connections[number].getresponse().read())["predictions"] is not None
+
+    assert all(ask(number) for number in range(32))
+    kill_gateway(served, 0)
+    for number in range(32):
+        try:
+            assert ask(number)
+        except (ConnectionError, http.client.HTTPException):
+            lost.append(number)
+    for connection in connections:
+        connection.close()
+    assert 8 <= len(lost) <= 24, "about half of the connections were its"
+
+
+def test_who_connects_while_no_gateway_is_there_is_answered_by_the_next(served: RealServer) -> None:
+    for pid in gateways(served).values():
+        os.kill(pid, signal.SIGKILL)
+    with Client(served.url, retries=0) as client:
+        np.testing.assert_allclose(client.predict("m", pixels(1)), [WANTED], atol=1e-6)
+    wait_for(lambda: served.server.status()["gateway"] == "ready")
+
+
+def test_what_a_gateway_has_not_accepted_is_not_lost_with_it(served: RealServer) -> None:
+    for pid in gateways(served).values():
+        os.kill(pid, signal.SIGSTOP)
+    waiting = [socket.create_connection(("127.0.0.1", served.port), PATIENCE) for _ in range(8)]
+    head = f"POST /v1/models/m:predict HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {len(BODY)}\r\n\r\n"
+    for connection in waiting:
+        connection.sendall(head.encode() + BODY.encode())
+    for pid in gateways(served).values():
+        os.kill(pid, signal.SIGKILL)
+    for connection in waiting:
+        with closing(connection), connection.makefile("rb") as answer:
+            assert answer.readline() == b"HTTP/1.1 200 OK\r\n"
+    wait_for(lambda: served.server.status()["gateway"] == "ready")
+
+
+def test_a_rate_holds_for_all_gateways_together(served: RealServer) -> None:
+    rate, burst, seconds = 200.0, 10, 2.0
+    served.server.limit(Callers(anonymous=CallerLimit(rate=rate, burst=burst)))
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            connections = [http.client.HTTPConnection("127.0.0.1", served.port, timeout=PATIENCE) for _ in range(8)]
+            began = time.monotonic()
+            counts = list(pool.map(lambda connection: _storm(connection, began + seconds), connections))
+            took = time.monotonic() - began
+    finally:
+        served.server.limit(None)
+    allowed, refused = sum(count[0] for count in counts), sum(count[1] for count in counts)
+    assert refused > allowed / 4, "it was not asked for more than is allowed"
+    assert 0.98 * (burst + rate * seconds) <= allowed <= 1.02 * (burst + rate * took)
+    limited = _sample(served.url, "ganglion_limited_total")
+    assert len(limited) == 2, "only one gateway was asked"
+
+
+def _storm(connection: http.client.HTTPConnection, end: float) -> tuple[int, int]:
+    counts = {200: 0, 429: 0}
+    while time.monotonic() < end:
+        connection.request("POST", "/v1/models/m:predict", BODY)
+        answer = connection.getresponse()
+        answer.read()
+        counts[answer.status] += 1
+    connection.close()
+    return counts[200], counts[429]
+
+
+def _sample(url: str, name: str) -> list[float]:
+    lines = httpx.get(f"{url}/metrics").text.splitlines()
+    return [float(line.rpartition(" ")[2]) for line in lines if line.startswith(name + "{")]
+
+
+def test_the_metrics_of_all_gateways_are_on_each_page(served: RealServer) -> None:
+    def asked() -> float:
+        return sum(_sample(served.url, "ganglion_requests_total"))
+
+    before = asked()
+    for _ in range(20):  # each on a connection of its own
+        assert httpx.post(f"{served.url}/v1/models/m:predict", content=BODY).status_code == 200
+    wait_for(lambda: asked() >= before + 20)
+    page = httpx.get(f"{served.url}/metrics").text
+    assert set(re.findall(r'ganglion_connections\{gateway="(\d)"', page)) == {"0", "1"}
+    names = [line.split()[2] for line in page.splitlines() if line.startswith("# TYPE")]
+    assert len(names) == len(set(names)), "each metric is described once"
+    (found,) = httpx.get(f"{served.url}/ganglion/status").json()["models"]
+    assert found["requests"]["200"] >= 20
+
+
+@pytest.mark.parametrize("count", [0, 17])
+def test_there_are_one_to_sixteen_gateways(served: RealServer, count: int) -> None:
+    with pytest.raises(UserError, match=f"{count} gateways were asked for; 1 to 16"):
+        ModelServer(served.supervisor, served.repository, gateways=count)
+
+
+def test_a_port_belongs_to_one_service(tmp_path: Path) -> None:
+    port = SharedPort("127.0.0.1", 0)
+    with pytest.raises(UserError, match="Give another port"):
+        SharedPort("127.0.0.1", port.number)
+    listener, counts = take_port(port.door)
+    os.close(counts)
+    port.close()
+    with closing(socket.create_connection(("127.0.0.1", port.number), PATIENCE)):
+        pass  # whoever has it still listens
+    listener.close()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port.number), PATIENCE)
+    with pytest.raises(ControlError, match="No port is held"):
+        take_port(port.door)

@@ -1,0 +1,146 @@
+"""Trainings on two hosts, between which the network fails: the side that is reached goes on, the other comes back."""
+
+import os
+import signal
+import threading
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+from two_hosts import Cable, TwoHosts
+
+from ganglion.core.events import MemberStarted
+from ganglion.execution.supervisor import Supervisor
+from ganglion.testing.faults import Fault, happened, with_faults
+from ganglion.testing.recorder import PATIENCE
+from ganglion.training.plan import gang
+
+HERE = str(Path(__file__).parent)
+STEPS = 160
+
+
+@pytest.fixture(scope="module")
+def cable():
+    try:
+        cable = Cable()
+    except OSError as error:
+        pytest.skip(f"no two hosts on this machine: {error}")
+    yield cable
+    cable.close()
+
+
+@pytest.fixture(scope="module")
+def hosts(cable, tmp_path_factory):
+    """A supervisor on the first of two hosts."""
+    folder = tmp_path_factory.mktemp("two-hosts")
+    running = cable.hosts[0].call(lambda: Supervisor(TwoHosts(folder, cable), folder))
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def plan(small_plan, sample, tmp_path):
+    def make(*callbacks):
+        return small_plan(
+            train=sample("squares", count=160, global_batch=8),
+            held_out=None,
+            epochs=STEPS // 20,
+            logical_workers=4,
+            callbacks=callbacks,
+        )
+
+    return make
+
+
+@pytest.fixture
+def start(hosts, plan, sample, tmp_path):
+    """Start a training of paced steps on both hosts."""
+    (tmp_path / "commits").mkdir()
+
+    def run(*faults, workers=2, listener=None):
+        watch = sample("WatchCommits", folder=str(tmp_path / "commits"))
+        spec = gang(
+            plan(watch, sample("Pace", seconds=0.02)),
+            id=tmp_path.name,
+            workers=workers,
+            cpu=0.1,
+            timeout=100,
+            import_path=(HERE,),
+        )
+        return hosts.submit(with_faults(spec, faults, tmp_path), listener)
+
+    return run
+
+
+def commits(tmp_path, member):
+    """When the first process of a member committed which step."""
+    path = tmp_path / "commits" / f"{member}.1"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [(int(step), float(at)) for step, at, _ in (line.split() for line in lines if line.endswith(" ."))]
+
+
+def until(condition):
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        threading.Event().wait(0.005)
+
+
+def assert_each_step_once(tmp_path, members):
+    """The first member has committed every step once; the others none twice, and at the end all together."""
+    steps = defaultdict(list)
+    for member in members:
+        steps[member] = [step for step, _ in commits(tmp_path, member)]
+        assert steps[member] == sorted(set(steps[member]))
+        assert steps[member][-1] == STEPS
+    assert steps["worker-0"] == list(range(1, STEPS + 1))
+
+
+@pytest.mark.parametrize(("point", "silently", "seconds"), [("in_reduce", False, 3.0), ("before_reduce", True, 1.5)])
+def test_the_side_that_is_reached_goes_on_and_the_other_comes_back(
+    point, silently, seconds, start, train, plan, cable, tmp_path
+):
+    """The cable is cut in the middle of a step and mended after a while; nothing of it is in the result."""
+    gate = Fault(kind="hold", point=point, step=20, rank=1, gate="cut")
+    started = []
+    job = start(gate, listener=lambda event: started.append(event) if isinstance(event, MemberStarted) else None)
+    until(lambda: happened(tmp_path))
+    cable.cut(silently=silently)
+    cut = time.monotonic()
+    try:
+        (tmp_path / "cut.gate").touch()
+        threading.Event().wait(seconds)
+    finally:
+        mended = time.monotonic()
+        cable.mend()
+    outcome = job.wait(PATIENCE)
+    outcome.raise_for_failure()
+    meanwhile = [at for _, at in commits(tmp_path, "worker-0") if cut < at < mended]
+    later = [at for _, at in commits(tmp_path, "worker-1") if at > mended]
+    assert len(meanwhile) > 10
+    # What the first host had finished may have been on its way already.
+    assert sum(cut < at < mended for _, at in commits(tmp_path, "worker-1")) <= 1
+    assert len(later) > 10
+    assert [event.attempt for event in started] == [1, 1]
+    assert_each_step_once(tmp_path, ["worker-0", "worker-1"])
+    undisturbed = train(plan(), workers=2)
+    assert outcome.value["digest"] == undisturbed.value["digest"]
+
+
+def test_a_stopped_worker_on_another_host_is_left_out_until_it_goes_on(start, train, plan, tmp_path):
+    pids = {}
+
+    def listen(event):
+        if isinstance(event, MemberStarted):
+            pids[event.member, event.attempt] = event.pid
+
+    job = start(Fault(kind="stop", point="before_reduce", step=20, rank=1), listener=listen)
+    until(lambda: commits(tmp_path, "worker-0") and commits(tmp_path, "worker-0")[-1][0] >= 40)
+    assert commits(tmp_path, "worker-1")[-1][0] == 20
+    os.kill(pids["worker-1", 1], signal.SIGCONT)
+    outcome = job.wait(PATIENCE)
+    outcome.raise_for_failure()
+    assert pids.keys() == {("worker-0", 1), ("worker-1", 1)}
+    assert_each_step_once(tmp_path, ["worker-0", "worker-1"])
+    assert outcome.value["digest"] == train(plan(), workers=2).value["digest"]
