@@ -69,6 +69,13 @@ class Asked:
         self.result = result if isinstance(result, RequestError) else result["y"].tolist()
 
 
+async def leave(link: ReplicaLink, owner: Owner) -> None:
+    """Cut the connection; the loop does not close with one that is open."""
+    link.abort()
+    if link.connected:
+        await owner.until(len(owner.told) + 1)
+
+
 @pytest.fixture
 def replica() -> Iterator[ScriptedReplica]:
     scripted = ScriptedReplica()
@@ -100,10 +107,10 @@ def play(replica: ScriptedReplica, package: str) -> Play:
         assert owner.told == ["free"]
         assert link.connected
         owner.told.clear()
-        await scenario(link, owner)
-        link.abort()
-        if link.connected:
-            await owner.until(len(owner.told) + 1)
+        try:
+            await scenario(link, owner)
+        finally:
+            await leave(link, owner)
 
     return lambda scenario: uvloop.run(run(scenario))
 
@@ -209,14 +216,16 @@ def test_the_gateway_answers_only_while_there_was_one_batch_at_a_time(replica: S
         owner = Owner()
         link = LinkOpener(asyncio.get_running_loop(), owner).open(replica.route, str(tmp_path / "sum"))
         await owner.until(1)
-        while await ask(link, owner) != [101.0]:  # until the model is loaded
-            await asyncio.sleep(0.001)
-        assert owner.told[-2:] == ["answered here 1", "free"]
-        owner.lone = False
-        assert await ask(link, owner) == [1.0]
-        owner.lone = True
-        assert [await ask(link, owner) for _ in range(5)] == [[1.0]] * 3 + [[101.0]] * 2
-        link.abort()
-        await owner.until(len(owner.told) + 1)
+        try:
+            async with asyncio.timeout(PATIENCE):
+                while await ask(link, owner) != [101.0]:  # until the model is loaded
+                    await asyncio.sleep(0.001)
+            assert owner.told[-2:] == ["answered here 1", "free"]
+            owner.lone = False
+            assert await ask(link, owner) == [1.0]
+            owner.lone = True
+            assert [await ask(link, owner) for _ in range(5)] == [[1.0]] * 3 + [[101.0]] * 2
+        finally:
+            await leave(link, owner)
 
     uvloop.run(scenario())
