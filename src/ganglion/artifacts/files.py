@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import secrets
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
@@ -65,6 +66,18 @@ def write_durably(path: Path, parts: Iterable[bytes | memoryview], *, mode: int 
         os.fchmod(stream.fileno(), mode)
         os.fsync(stream.fileno())
     return result
+
+
+def replace_durably(path: Path, parts: Iterable[bytes | memoryview]) -> None:
+    """Make `path`, and the folders above it, hold `parts`: all of them or, after a crash, what was there before.
+
+    Several processes may do so at once; the last one counts.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    write_durably(temporary, parts)
+    os.replace(temporary, path)
+    sync_folder(path.parent)
 
 
 def copy_durably(source: Path, destination: Path, *, mode: int = 0o644) -> tuple[str, int]:

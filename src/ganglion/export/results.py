@@ -7,15 +7,13 @@ runs/<run>/steps/<step>/events.jsonl     what happened to the step; the last lin
 
 from __future__ import annotations
 
-import os
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from ganglion.artifacts.files import sync_folder, write_durably
+from ganglion.artifacts.files import replace_durably
 from ganglion.core.errors import NotFoundError
 from ganglion.core.run_events import AnyRunEvent, StepFinished
 
@@ -34,12 +32,7 @@ class Results:
 
     def write(self, run: str, step: str, events: Sequence[AnyRunEvent]) -> None:
         """Keep the events of a step that has ended well; they appear whole or not at all."""
-        place = self._place(run, step)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        temporary = place.with_name(f".{FILE}.{secrets.token_hex(8)}")
-        write_durably(temporary, [msgspec.json.encode(event) + b"\n" for event in events])
-        os.replace(temporary, place)
-        sync_folder(place.parent)
+        replace_durably(self._place(run, step), [msgspec.json.encode(event) + b"\n" for event in events])
 
     def read(self, run: str, step: str) -> Any:
         """The encoded result of a step.

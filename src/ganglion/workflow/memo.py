@@ -9,14 +9,12 @@ memo/latest/<name>.json          what the newest execution of a step depended on
 from __future__ import annotations
 
 import hashlib
-import os
-import secrets
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from ganglion.artifacts.files import sync_folder, write_durably
+from ganglion.artifacts.files import replace_durably
 from ganglion.artifacts.store import FolderStore
 from ganglion.core.clock import Clock
 from ganglion.core.errors import IntegrityError, NotFoundError
@@ -103,9 +101,10 @@ class Memo:
             final: whether later executions are compared with this one; not so for intermediate results.
         """
         if fingerprint.digest is not None:
-            _write(self._folder / f"{fingerprint.digest}.json", entry)
+            replace_durably(self._folder / f"{fingerprint.digest}.json", (msgspec.json.encode(entry),))
         if final:
-            _write(self._latest(owner), msgspec.structs.replace(entry, result=None))
+            latest = msgspec.structs.replace(entry, result=None)
+            replace_durably(self._latest(owner), (msgspec.json.encode(latest),))
 
     def _difference(self, fingerprint: Fingerprint, owner: str) -> str:
         latest = _read(self._latest(owner))
@@ -143,11 +142,3 @@ def _read(path: Path) -> MemoEntry | None:
         return msgspec.json.decode(path.read_bytes(), type=MemoEntry)
     except (FileNotFoundError, msgspec.DecodeError):
         return None
-
-
-def _write(path: Path, entry: MemoEntry) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    write_durably(temporary, (msgspec.json.encode(entry),))
-    os.replace(temporary, path)
-    sync_folder(path.parent)

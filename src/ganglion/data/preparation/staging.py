@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -28,7 +27,7 @@ from typing import TypeVar
 
 import msgspec
 
-from ganglion.artifacts.files import sync_folder, write_durably
+from ganglion.artifacts.files import replace_durably
 from ganglion.artifacts.store import Artifact, FolderStore
 from ganglion.core import faults
 from ganglion.data.dataset.manifest import Account, BadCount
@@ -116,7 +115,7 @@ class Staging:
 
     def write_order(self, order: Order) -> None:
         """Leave the plan for other processes."""
-        _write(self.folder / "plan.msgpack", msgspec.msgpack.encode(order))
+        replace_durably(self.folder / "plan.msgpack", (msgspec.msgpack.encode(order),))
 
     def read_order(self) -> Order:
         """The plan that was left."""
@@ -129,7 +128,7 @@ class Staging:
     def write_report(self, report: Report) -> None:
         """Say that a piece is written."""
         faults.point("data.report", piece=report.piece)
-        _write(self._report(report.piece), msgspec.json.encode(report))
+        replace_durably(self._report(report.piece), (msgspec.json.encode(report),))
 
     def note(self, piece: int, advance: Advance) -> None:
         """Leave how far a piece is; nothing is lost with it."""
@@ -159,7 +158,7 @@ class Staging:
 
     def finish(self, made: Made) -> None:
         """Remember the dataset and remove what led to it."""
-        _write(self.folder / "done.json", msgspec.json.encode(made))
+        replace_durably(self.folder / "done.json", (msgspec.json.encode(made),))
         for name in ("pieces", "quarantine", "under-way"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
         (self.folder / "plan.msgpack").unlink(missing_ok=True)
@@ -178,7 +177,7 @@ def newest(store: FolderStore, description: str) -> Made | None:
 
 def remember(store: FolderStore, description: str, made: Made) -> None:
     """Make a dataset what `newest` finds."""
-    _write(_age(store, description), msgspec.json.encode(made))
+    replace_durably(_age(store, description), (msgspec.json.encode(made),))
 
 
 def forget(store: FolderStore, digest: str) -> None:
@@ -222,11 +221,3 @@ def _read(path: Path, kind: type[Struct]) -> Struct | None:
     with suppress(FileNotFoundError, msgspec.DecodeError):
         return msgspec.json.decode(path.read_bytes(), type=kind)
     return None
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    write_durably(temporary, (data,))
-    os.replace(temporary, path)
-    sync_folder(path.parent)

@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from ganglion.artifacts.files import sync_folder, write_durably
+from ganglion.artifacts.files import replace_durably, sync_folder
 from ganglion.core import faults
 from ganglion.core.errors import DataError
 from ganglion.data.dataset.manifest import BadCount
@@ -190,7 +190,7 @@ class PredictionFolder:
                 raise DataError(
                     f"{self.path} is not empty ({', '.join(others[:3])}); predictions need a folder of their own."
                 )
-            _write(self.path / _JOB, msgspec.json.format(msgspec.json.encode(job)))
+            replace_durably(self.path / _JOB, (msgspec.json.format(msgspec.json.encode(job)),))
         elif different := _difference(found, job):
             raise DataError(
                 f"{self.path} holds {different}. Give another folder for these predictions, or delete this one."
@@ -198,7 +198,7 @@ class PredictionFolder:
 
     def write_order(self, order: Order) -> None:
         """Leave the order for the processes that compute pieces."""
-        _write(self._work / "order.msgpack", msgspec.msgpack.encode(order))
+        replace_durably(self._work / "order.msgpack", (msgspec.msgpack.encode(order),))
 
     def read_order(self) -> Order:
         """The order that was left."""
@@ -238,7 +238,7 @@ class PredictionFolder:
     def write_report(self, report: Report) -> None:
         """Say that a piece is done."""
         faults.point("prediction.report", piece=report.piece)
-        _write(self._done(report.piece), msgspec.json.encode(report))
+        replace_durably(self._done(report.piece), (msgspec.json.encode(report),))
 
     def report(self, piece: int, form: Format) -> Report | None:
         """The report of a piece that is done."""
@@ -264,7 +264,7 @@ class PredictionFolder:
     def finish(self, summary: Summary) -> None:
         """Write the end down, and remove what led to it."""
         faults.point("prediction.finish")
-        _write(self.path / _REPORT, msgspec.json.format(msgspec.json.encode(summary)))
+        replace_durably(self.path / _REPORT, (msgspec.json.format(msgspec.json.encode(summary)),))
         shutil.rmtree(self._work, ignore_errors=True)
 
     def _done(self, piece: int) -> Path:
@@ -303,11 +303,3 @@ def _read(path: Path, kind: type[Struct]) -> Struct | None:
         except msgspec.DecodeError as error:
             raise DataError(f"{path} does not parse: {error}. Delete the folder and start anew.") from error
     return None
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    write_durably(temporary, (data,))
-    os.replace(temporary, path)
-    sync_folder(path.parent)
