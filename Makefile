@@ -30,7 +30,7 @@ demo: $(STAMP) data  ## Run the reference pipeline on Fashion-MNIST; run it agai
 	$(BIN)/ganglion run recipes/fashion_mnist.py
 
 test: $(STAMP) data postgresql tensorflow  ## Run every test, two files at a time
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadgroup
 
 check: $(STAMP)  ## Lint, types, layers
 	$(BIN)/ruff check .

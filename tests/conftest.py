@@ -14,6 +14,17 @@ settings.register_profile("ganglion", deadline=None)
 settings.load_profile("ganglion")
 
 
+ON_RAY = ("test_ray.py", "test_ray_backend.py", "test_ray_contract.py", "test_run_script.py")
+"""Files that start a Ray cluster, which takes another one on the same machine for its own."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where several files are tested at a time, those with a Ray cluster take turns."""
+    for item in items:
+        group = "ray" if item.path.name in ON_RAY else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(autouse=True)
 def no_project_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test sees, or changes, the runs of whoever runs it."""
