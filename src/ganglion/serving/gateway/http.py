@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import enum
 from collections import deque
+from io import BytesIO
 from typing import cast
 
 import httptools
@@ -19,6 +20,7 @@ from ganglion.serving.gateway.head import Head
 from ganglion.serving.gateway.limits import HttpLimits
 
 _NEVER = float("inf")
+_LARGE_BODY = 2**20  # bytes; joining the parts of such a one would need its memory twice
 _NO_HEAD = Head("GET", "", {})
 _log = get_logger(part="serving.gateway")
 
@@ -91,6 +93,7 @@ class HttpConnection(asyncio.Protocol):
         self._refusal: RequestError | None = None
         self._closing = False
         self._body: list[bytes] = []
+        self._large: BytesIO | None = None
         self._last: tuple[Head, int] | None = None
         self._known: Head | None = None
         self._known_bytes = b""
@@ -234,14 +237,14 @@ class HttpConnection(asyncio.Protocol):
         elif self._server.held > self._limits.bodies:
             self._note(RequestError(503, "Too many bytes are arriving at once.", retry_after=1))
         elif self._refusal is None:
-            self._body.append(data)
+            self._keep(data)
 
     def on_message_complete(self) -> None:
         """A request is complete."""
         if self._refusal is not None or self._closing:
             return
         self._head_bytes = 0
-        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        body = self._whole_body()
         self._let_go()
         head = self._parsed_head()
         closes = not self._parser.should_keep_alive()
@@ -334,11 +337,27 @@ class HttpConnection(asyncio.Protocol):
         self._fields: dict[bytes, bytes] = {}
         self._body = []
         self._body_bytes = 0
+        self._large = None
+
+    def _keep(self, data: bytes) -> None:
+        if self._large is None and self._body_bytes > _LARGE_BODY:
+            self._large = BytesIO()
+            self._large.writelines(self._body)
+            self._body = []
+        if self._large is None:
+            self._body.append(data)
+        else:
+            self._large.write(data)
+
+    def _whole_body(self) -> bytes:
+        if self._large is not None:
+            return self._large.getvalue()  # no copy, as nothing more is written
+        return self._body[0] if len(self._body) == 1 else b"".join(self._body)
 
     def _let_go(self) -> None:
         """Forget the body that was arriving."""
         self._server.held -= self._body_bytes
-        self._body, self._body_bytes = [], 0
+        self._body, self._body_bytes, self._large = [], 0, None
 
     def _enter(self, phase: Phase, timeout: float | None) -> None:
         self._phase = phase
