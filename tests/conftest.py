@@ -5,6 +5,8 @@ import os
 import pytest
 from hypothesis import settings
 
+from ganglion.core.log import configure
+
 # One thread each: tests start many processes on few cores. Set before any library is imported.
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
@@ -23,6 +25,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         group = "ray" if item.path.name in ON_RAY else item.nodeid.partition("::")[0]
         item.add_marker(pytest.mark.xdist_group(group))
+
+
+@pytest.fixture(autouse=True)
+def log_as_at_first() -> None:
+    """No test hears less because of what an earlier one has chosen to log."""
+    configure()
 
 
 @pytest.fixture(autouse=True)

@@ -89,7 +89,7 @@ def check_contract(case: Case) -> None:
         assert unit.records in (None, of_it)
     _check_partial_reading(source, units)
     _check_fingerprint(case)
-    assert _descriptors() == descriptors, "reading left something open"
+    assert _descriptors() <= descriptors, "reading left something open"  # fewer, where older garbage was collected
 
 
 def _check_sizes(source: PlainSource, records: dict[int, Any], bad: dict[int, BadRecord]) -> None:

@@ -65,6 +65,22 @@ def kill_gateway(served: RealServer, index: int) -> None:
     wait_for(lambda: gateways(served).get(name, pid) != pid and served.server.status()["gateway"] == "ready")
 
 
+def test_the_metrics_of_all_gateways_are_on_each_page(served: RealServer) -> None:
+    def asked() -> float:
+        return sum(_sample(served.url, "ganglion_requests_total"))
+
+    before = asked()
+    for _ in range(20):  # each on a connection of its own
+        assert httpx.post(f"{served.url}/v1/models/m:predict", content=BODY).status_code == 200
+    wait_for(lambda: asked() >= before + 20)
+    page = httpx.get(f"{served.url}/metrics").text
+    assert set(re.findall(r'ganglion_connections\{gateway="(\d)"', page)) == {"0", "1"}
+    names = [line.split()[2] for line in page.splitlines() if line.startswith("# TYPE")]
+    assert len(names) == len(set(names)), "each metric is described once"
+    (found,) = httpx.get(f"{served.url}/ganglion/status").json()["models"]
+    assert found["requests"]["200"] >= 20
+
+
 def test_requests_of_our_client_survive_gateways_that_are_killed(served: RealServer) -> None:
     stop = threading.Event()
     failures: list[str] = []
@@ -166,22 +182,6 @@ def _storm(connection: http.client.HTTPConnection, end: float) -> tuple[int, int
 def _sample(url: str, name: str) -> list[float]:
     lines = httpx.get(f"{url}/metrics").text.splitlines()
     return [float(line.rpartition(" ")[2]) for line in lines if line.startswith(name + "{")]
-
-
-def test_the_metrics_of_all_gateways_are_on_each_page(served: RealServer) -> None:
-    def asked() -> float:
-        return sum(_sample(served.url, "ganglion_requests_total"))
-
-    before = asked()
-    for _ in range(20):  # each on a connection of its own
-        assert httpx.post(f"{served.url}/v1/models/m:predict", content=BODY).status_code == 200
-    wait_for(lambda: asked() >= before + 20)
-    page = httpx.get(f"{served.url}/metrics").text
-    assert set(re.findall(r'ganglion_connections\{gateway="(\d)"', page)) == {"0", "1"}
-    names = [line.split()[2] for line in page.splitlines() if line.startswith("# TYPE")]
-    assert len(names) == len(set(names)), "each metric is described once"
-    (found,) = httpx.get(f"{served.url}/ganglion/status").json()["models"]
-    assert found["requests"]["200"] >= 20
 
 
 @pytest.mark.parametrize("count", [0, 17])
