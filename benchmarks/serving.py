@@ -11,6 +11,7 @@ import argparse
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -28,6 +29,9 @@ from benchmarks.serving_processes import ended_in_order
 from benchmarks.serving_servers import FLOORS, OURS, PEERS, RunningServer, Server, ServerFailedError
 
 CONNECTIONS = (1, 8, 32)
+SETTLING = 2.0
+"""Seconds from the first answer until a server counts as idle."""
+
 P50_TARGET = 1.3
 """Times the median latency of bare uvicorn that ours may have at one connection."""
 
@@ -39,7 +43,8 @@ class Result:
     Attributes:
         loads: by number of connections, one for each round.
         cold_start: seconds to the first answer, by round.
-        memory: bytes after the load, by round.
+        idle: bytes before the load, by round.
+        memory: bytes after it, by round.
         problem: why it could not be measured.
     """
 
@@ -47,6 +52,7 @@ class Result:
     model: str
     loads: dict[int, list[Load]] = field(default_factory=dict)
     cold_start: list[float] = field(default_factory=list)
+    idle: list[int] = field(default_factory=list)
     memory: list[int] = field(default_factory=list)
     problem: str = ""
 
@@ -78,11 +84,13 @@ def _measure(result: Result, model: BenchModel, folder: Path, seconds: int) -> N
     sys.stderr.write(f"{model.name}: {result.server.name}\n")
     try:
         with RunningServer(result.server, model, folder) as running:
+            result.cold_start.append(running.cold_start)
+            time.sleep(SETTLING)
+            result.idle.append(running.memory)
             generate(running.url, running.body, CONNECTIONS[-1], 1)  # warm
             for connections in CONNECTIONS:
                 load = generate(running.url, running.body, connections, seconds)
                 result.loads.setdefault(connections, []).append(load)
-            result.cold_start.append(running.cold_start)
             result.memory.append(running.memory)
     except (ServerFailedError, NotInstallableError) as error:
         result.problem = str(error)
@@ -109,6 +117,7 @@ def document(results: Sequence[Result], context: dict[str, Any]) -> dict[str, An
             row |= {
                 "loads": {count: [asdict(load) for load in loads] for count, loads in result.loads.items()},
                 "cold_start": result.cold_start,
+                "idle": result.idle,
                 "memory": result.memory,
                 "target": result.server.target,
                 "worst_ratio": {count: worst(best, result, count) for count in CONNECTIONS},
@@ -137,7 +146,7 @@ def show(results: Sequence[Result], context: dict[str, Any]) -> None:
         table = Table("server", title=f"{model}: requests a second, one image of 784 integers each")
         for count in CONNECTIONS:
             table.add_column(f"{count} conn.", justify="right")
-        for heading in ("p50 at 1", "p99 at 32", "failed", "wrk's cores", "first answer", "memory"):
+        for heading in ("p50 at 1", "p99 at 32", "failed", "wrk's cores", "first answer", "idle", "memory"):
             table.add_column(heading, justify="right")
         table.add_column("ours / it, worst at 8, 32")
         for result in results:
@@ -165,6 +174,7 @@ def _cells(result: Result, ours: Result, fused: Result) -> list[str]:
         str(sum(load.failed for load in loads)),
         " ".join(generators),
         f"{statistics.median(result.cold_start):.1f} s",
+        f"{statistics.median(result.idle) / 1e6:.0f} MB",
         f"{statistics.median(result.memory) / 1e6:.0f} MB",
         "" if result is ours else ratios,
     ]

@@ -51,8 +51,9 @@ KILLS, STOPS, ROLLOUTS = 20, 5, 10
 SHARE = 0.7
 """Of the peak rate."""
 
-SHARE_BESIDE = 0.35
-"""Of the peak rate, where the client asks for about as much."""
+SHARE_BESIDE, SHARE_CLIENT = 0.35, 0.1
+"""Of the peak rate: what is asked without retries, and by the client beside it, whose threads take far more processor
+time for a request. Together they leave the cores some room, as the load of the other scene does."""
 
 _TRIAL = 8000
 """Requests by which the peak is measured."""
@@ -145,7 +146,12 @@ class Generator:
     def __init__(self, url: str, floor: Path, *arguments: str) -> None:
         command = [sys.executable, "-m", "benchmarks.serving_chaos_load", url, "--floor", str(floor), *arguments]
         self._process = subprocess.Popen(
-            command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, text=True
+            command,
+            cwd=ROOT,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == BEGUN
@@ -156,7 +162,7 @@ class Generator:
         return self._process.poll() is not None
 
     def result(self) -> dict[str, Any]:
-        """What it counted, once it is through."""
+        """What it counted, once it is through; it asks no more than what it was told to from now on."""
         words, _nothing = self._process.communicate()
         if self._process.returncode != 0:
             raise ServerFailedError("the generator failed")
@@ -170,24 +176,24 @@ def failures(found: dict[str, Any]) -> dict[str, int]:
     return {what: count for what, count in found["counts"].items() if what not in apart and count}
 
 
-def lose_replicas(requests: int, at_most: float) -> dict[str, Any]:
-    """The first scene, with fewer requests where so many would take longer than so many seconds."""
+def lose_replicas(requests: int, at_most: float, share: float) -> dict[str, Any]:
+    """The first scene at a share of the peak, with fewer requests where so many would take longer than `at_most`."""
     with service(gateways=1, versions=ROLLOUTS + 1) as (server, members), tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "floor")
         floor = Floor(file)
         floor.version = 1
         url = f"{server.url}/v2/models/m/infer"
         trial = Generator(url, file, "--versioned", "--requests", str(_TRIAL)).result()
-        rate = SHARE * _TRIAL / trial["seconds"]
+        rate = share * _TRIAL / trial["seconds"]
         requests = min(requests, int(rate * at_most))
-        asking = Generator(url, file, "--versioned", "--requests", str(requests), "--rate", str(rate))
+        asking = Generator(url, file, "--versioned", "--requests", str(requests), "--rate", str(rate), "--go-on")
         done = disturb(server, members, floor, asking, requests / rate)
         found = asking.result()
-    return {"peak": rate / SHARE, "rate": rate, **done, **found, "failures": failures(found)}
+    return {"peak": rate / share, "rate": rate, **done, **found, "failures": failures(found)}
 
 
 def disturb(server: ModelServer, members: Members, floor: Floor, asking: Generator, seconds: float) -> dict[str, Any]:
-    """Kill, stop and roll out, spread evenly over so many seconds, in an order that chance gives."""
+    """Kill, stop and roll out, spread evenly over so many seconds or more, in an order that chance gives."""
     chance = random.Random(0)
     actions = ["kill"] * KILLS + ["stop"] * STOPS
     chance.shuffle(actions)
@@ -206,16 +212,27 @@ def disturb(server: ModelServer, members: Members, floor: Floor, asking: Generat
     rolling.start()
     for number, action in enumerate(actions):
         _sleep_until(began + seconds * (0.05 + 0.9 * number / len(actions)))
-        while not (pids := [pid for pid in members.pids("serve-m-") if pid not in stopped]) and not asking.over:
-            time.sleep(0.01)
+        _strike(members, asking, chance, stopped, action)
+        done[f"{action}s"] += 1
+    rolling.join()
+    return done
+
+
+def _strike(members: Members, asking: Generator, chance: random.Random, stopped: set[int], action: str) -> None:
+    """Kill or stop a replica that is ready; one that is stopped already is left to the supervisor."""
+    while True:
         if asking.over:
-            break
+            raise ServerFailedError("the generator ended before the schedule did")
+        pids = [pid for pid in members.pids("serve-m-") if pid not in stopped]
+        if not pids:
+            time.sleep(0.01)
+            continue
         pid = chance.choice(pids)
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL if action == "kill" else signal.SIGSTOP)
-            done[f"{action}s"] += 1
-        rolling.join()
-    return done
+            if action == "stop":
+                stopped.add(pid)
+            return
 
 
 def _sleep_until(moment: float) -> None:
@@ -232,7 +249,8 @@ def lose_gateways(seconds: float, every: float) -> dict[str, Any]:
         rate = SHARE_BESIDE * _TRIAL / trial["seconds"]
         requests = min(STEP - 1, int(rate * seconds))
         raw = Generator(url, file, "--versioned", "--requests", str(requests), "--rate", str(rate))
-        client = Generator(server.url, file, "--client-seconds", str(seconds))
+        beside = rate * SHARE_CLIENT / SHARE_BESIDE
+        client = Generator(server.url, file, "--client-seconds", str(seconds), "--rate", str(beside))
         kills, next_kill = 0, time.monotonic() + every
         while not raw.over and kills < int(seconds / every):
             _sleep_until(next_kill)
@@ -296,13 +314,14 @@ def main() -> None:
     parser.add_argument("--scene", choices=("replicas", "gateways", "peers"), action="append")
     parser.add_argument("--requests", type=int, default=STEP - STEP % 1000)
     parser.add_argument("--at-most", type=float, default=3600.0, help="seconds for the scene of the replicas")
+    parser.add_argument("--share", type=float, default=SHARE, help="of the peak rate, for the scene of the replicas")
     parser.add_argument("--seconds", type=float, default=120.0, help="of the scene of the gateways")
     parser.add_argument("--every", type=float, default=10.0, help="seconds between two kills of a gateway")
     chosen = parser.parse_args()
     scenes = chosen.scene or ["replicas", "gateways", "peers"]
     document: dict[str, Any] = {"environment": environment(["onnxruntime", "uvloop"])}
     if "replicas" in scenes:
-        document["replicas"] = lose_replicas(chosen.requests, chosen.at_most)
+        document["replicas"] = lose_replicas(chosen.requests, chosen.at_most, chosen.share)
     if "gateways" in scenes:
         document["gateways"] = lose_gateways(chosen.seconds, chosen.every)
     if "peers" in scenes:

@@ -121,6 +121,7 @@ class OpenLoop:
         self.counts: Counter[str] = Counter()
         self.versions: Counter[int] = Counter()
         self.latencies: list[float] = []
+        self.asked = 0
         self.outstanding = 0
         self._free: list[_Connection] = []
         self._open = 0
@@ -141,8 +142,12 @@ class OpenLoop:
             body = b'{"instances":[[%d]]}' % number
         return b"%b%d\r\n\r\n%b" % (self._head, len(body), body)
 
-    async def run(self, requests: int, rate: float) -> float:
-        """Ask so many times at so many a second; a rate of zero keeps 32 in hand. Returns the seconds that it took."""
+    async def run(self, requests: int, rate: float, enough: threading.Event) -> float:
+        """Ask so many times at so many a second, and on until it is enough; a rate of zero keeps 32 in hand.
+
+        Returns:
+            The seconds that it took.
+        """
         self._begin_more(32)
         while len(self._free) < 32:
             await asyncio.sleep(0.01)
@@ -150,13 +155,10 @@ class OpenLoop:
         sys.stdout.flush()
         began = self._loop.time()
         if rate:
-            number = 0
-            while number < requests:
-                now = self._loop.time()
-                while number < requests and (due := began + number / rate) <= now:
-                    self._ask(number, due)
-                    number += 1
-                await asyncio.sleep(_TICK)
+            while self.asked < requests or not enough.is_set():
+                while (due := began + self.asked / rate) > self._loop.time():
+                    await asyncio.sleep(_TICK)
+                self._ask(self.asked % STEP, due)
         else:
             for number in range(requests):
                 while self.outstanding >= 32:
@@ -175,6 +177,7 @@ class OpenLoop:
         return self._loop.time() - began
 
     def _ask(self, number: int, due: float) -> None:
+        self.asked += 1
         self.outstanding += 1
         if self._free:
             self._free.pop().ask(number, due)
@@ -247,12 +250,14 @@ class OpenLoop:
         self._done.set()
 
 
-async def _open_loop(url: str, requests: int, rate: float, floor: Path, *, versioned: bool) -> dict[str, Any]:
+async def _open_loop(
+    url: str, requests: int, rate: float, floor: Path, *, versioned: bool, enough: threading.Event
+) -> dict[str, Any]:
     load = OpenLoop(url, Floor(floor), versioned=versioned)
-    seconds = await load.run(requests, rate)
+    seconds = await load.run(requests, rate, enough)
     p50, p99 = (float(np.quantile(load.latencies, part)) for part in (0.5, 0.99)) if load.latencies else (0.0, 0.0)
     return {
-        "requests": requests,
+        "requests": load.asked,
         "seconds": seconds,
         "counts": dict(load.counts),
         "versions": dict(sorted(load.versions.items())),
@@ -262,32 +267,38 @@ async def _open_loop(url: str, requests: int, rate: float, floor: Path, *, versi
     }
 
 
-def _with_client(url: str, seconds: float, threads: int) -> dict[str, Any]:
-    """Threads that ask by `ganglion.Client`, which tries again."""
+def _hear_enough(enough: threading.Event) -> None:
+    sys.stdin.read()
+    enough.set()
+
+
+def _with_client(url: str, seconds: float, threads: int, rate: float) -> dict[str, Any]:
+    """Threads that ask so often a second, all together, by `ganglion.Client`, which tries again."""
     from ganglion import Client
 
     sys.stdout.write(BEGUN)
     sys.stdout.flush()
     counts: Counter[str] = Counter()
-    end = time.monotonic() + seconds
+    began = time.monotonic()
     with Client(url) as client:
 
         def ask(first: int) -> None:
             number = first
-            while time.monotonic() < end:
+            while (due := number / rate) < seconds:
+                time.sleep(max(0.0, began + due - time.monotonic()))
                 try:
                     right = client.predict("m", [[float(number)]]) in ([[float(number + STEP)]], [float(number + STEP)])
                     counts["right" if right else "wrong value"] += 1
                 except Exception as error:  # noqa: BLE001  counted
                     counts[f"{type(error).__name__}: {error}"] += 1
-                number = (number + threads) % STEP
+                number += threads
 
         asking = [threading.Thread(target=ask, args=(first,)) for first in range(threads)]
         for thread in asking:
             thread.start()
         for thread in asking:
             thread.join()
-    return {"requests": sum(counts.values()), "seconds": seconds, "counts": dict(counts)}
+    return {"requests": sum(counts.values()), "seconds": seconds, "rate": rate, "counts": dict(counts)}
 
 
 def main() -> None:
@@ -299,12 +310,20 @@ def main() -> None:
     parser.add_argument("--floor", type=Path, required=True)
     parser.add_argument("--versioned", action="store_true")
     parser.add_argument("--client-seconds", type=float, default=0.0)
+    parser.add_argument("--go-on", action="store_true", help="beyond that many requests, until standard input ends")
     chosen = parser.parse_args()
     if chosen.client_seconds:
-        found = _with_client(chosen.url, chosen.client_seconds, 8)
+        found = _with_client(chosen.url, chosen.client_seconds, 8, chosen.rate)
     else:
+        enough = threading.Event()
+        if chosen.go_on:
+            threading.Thread(target=_hear_enough, args=(enough,), daemon=True).start()
+        else:
+            enough.set()
         found = uvloop.run(
-            _open_loop(chosen.url, chosen.requests, chosen.rate, chosen.floor, versioned=chosen.versioned)
+            _open_loop(
+                chosen.url, chosen.requests, chosen.rate, chosen.floor, versioned=chosen.versioned, enough=enough
+            )
         )
     sys.stdout.write(json.dumps(found) + "\n")
 

@@ -17,7 +17,7 @@ from torch import nn
 from ganglion.data.records.columns import Columns
 from ganglion.execution.member import current_member
 from ganglion.training.callbacks import Callback, Training
-from ganglion.training.measures import Tally
+from ganglion.training.measures import Survey
 from ganglion.training.timing import Stage, StepTimer
 
 PAGE = 4096
@@ -221,7 +221,7 @@ class OnAndOff(Callback):
         self._steps = steps
         self._on = True
         self._began = (time.perf_counter(), time.thread_time())
-        self._real = (StepTimer.start, StepTimer.ended, StepTimer.finish, Tally.add)
+        self._real = (StepTimer.start, StepTimer.ended, StepTimer.finish, Survey.say, Survey.hear)
 
     def get_state(self) -> dict[str, Any]:
         """Nothing that another process needs."""
@@ -235,14 +235,18 @@ class OnAndOff(Callback):
         self._file.write(f"{int(self._on)} {wall} {cpu}\n")
         self._file.flush()
         self._on = not self._on
-        StepTimer.start, StepTimer.ended, StepTimer.finish, Tally.add = (  # type: ignore[method-assign]  # on purpose
-            self._real if self._on else (_begin, _seconds, _nothing, _nothing)
+        StepTimer.start, StepTimer.ended, StepTimer.finish, Survey.say, Survey.hear = (  # type: ignore[method-assign]
+            self._real if self._on else (_begin, _seconds, _nothing, _silence, _nothing)
         )
         self._began = (time.perf_counter(), time.thread_time())
 
 
 def _nothing(*_given: object) -> None:
     return None
+
+
+def _silence(_survey: Survey) -> bool:
+    return False
 
 
 def _begin(timer: StepTimer) -> None:

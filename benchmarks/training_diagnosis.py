@@ -292,7 +292,11 @@ def overhead(supervisor: Supervisor, folder: Path, blocks: int) -> dict[str, flo
         for n in range(2)
     )
     on = [line[0] == 1 for line in mine]
-    figures = {"step_seconds": min(line[1] for line in mine) / steps}
+    figures = {
+        "step_seconds": min(line[1] for line in mine) / steps,
+        "step_cpu": statistics.median(0.5 * (line[2] + second[2]) for line, second in zip(mine, other, strict=True))
+        / steps,
+    }
     for name, seconds in (
         ("wall", [line[1] for line in mine]),
         ("cpu", [line[2] + second[2] for line, second in zip(mine, other, strict=True)]),
@@ -317,7 +321,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=48, help="bottlenecks")
     parser.add_argument("--seed", type=int, default=HELD_OUT_SEED, help="of their strengths; below 100 for tuning")
-    parser.add_argument("--blocks", type=int, default=80, help="blocks of 50 steps for the overhead; 0 leaves it out")
+    parser.add_argument("--blocks", type=int, default=400, help="blocks of 50 steps for the overhead; 0 leaves it out")
     parser.add_argument("--json", action="store_true", help="one JSON document instead of tables")
     options = parser.parse_args()
     cases = []
@@ -373,6 +377,7 @@ def _show(cases: list[tuple[Injected, Verdict, bool]], cost: dict[str, float] | 
                 f"{cost[f'{name}_upper_quartile']:+.2%}; {cost['pairs']:.0f} pairs, steps of "
                 f"{_ms(cost['step_seconds'])}); at most 1% is wanted"
             )
+        console.print(f"that is {1e6 * cost['cpu'] * cost['step_cpu']:.0f} us of processor time per step and process")
 
 
 def _part(name: str, arguments: dict[str, Any]) -> Factory:

@@ -1,6 +1,8 @@
 """Images per second of two workers, ours and others': interleaved blocks of steps; see `python -m benchmarks.training`.
 
 All train the reference model of 93,322 parameters on global batches of 128 images, one thread in each of two processes.
+Ours keep the memory that passes free (`ganglion.training.allocation`); what that alone gains is told by a hand-written
+loop whose environment asks the C library for the same.
 Peers run in environments of their own, made on first use; one that cannot be installed is named with the reason.
 """
 
@@ -49,13 +51,16 @@ PEERS: Mapping[str, tuple[Environment, str]] = {
 FIRST = "DDP by hand, channels last"
 """What the others are compared with."""
 
+KEPT = {"MALLOC_TRIM_THRESHOLD_": str(2**31 - 1), "MALLOC_MMAP_THRESHOLD_": str(2**30)}
+"""What has the GNU C library keep memory that was freed."""
+
 PATIENCE = 30.0
 """Seconds that a peer has to end."""
 
 
 @contextmanager
-def ours(trainings: Trainings, logical: int, steps: int) -> Iterator[Loop]:
-    """A training of two workers that takes blocks of steps."""
+def ours(trainings: Trainings, logical: int, steps: int, **fields: object) -> Iterator[Loop]:
+    """A training of two workers, with some fields of its plan, that takes blocks of steps."""
     folder = trainings.folder / f"blocks-{trainings.count}"
     folder.mkdir()
     for member in ("worker-0", "worker-1"):
@@ -70,7 +75,7 @@ def ours(trainings: Trainings, logical: int, steps: int) -> Iterator[Loop]:
         if isinstance(event, MemberStarted):
             pids[event.member] = event.pid
 
-    job, _ = trainings.submit(2, logical, steps=100, listener=listen, epochs=1000, callbacks=(blocks,))
+    job, _ = trainings.submit(2, logical, steps=100, listener=listen, epochs=1000, callbacks=(blocks,), **fields)
 
     def block() -> tuple[float, float]:
         for member in ("worker-0", "worker-1"):
@@ -125,8 +130,8 @@ class Loop:
 
 
 @contextmanager
-def by_hand(layout: str, steps: int) -> Iterator[Loop]:
-    """Two processes of the hand-written loop."""
+def by_hand(layout: str, steps: int, environment: Mapping[str, str] | None = None) -> Iterator[Loop]:
+    """Two processes of the hand-written loop, with something added to their environment."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -134,7 +139,12 @@ def by_hand(layout: str, steps: int) -> Iterator[Loop]:
     places = [{"RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port} for rank in "01"]
     processes = [
         subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=os.environ | place
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env=os.environ | place | (environment or {}),
         )
         for place in places
     ]
@@ -268,7 +278,9 @@ def show_throughput(
         loops = {
             FIRST: stack.enter_context(by_hand("nhwc", steps)),
             "DDP by hand, NCHW": stack.enter_context(by_hand("nchw", steps)),
+            "DDP by hand, channels last, memory kept": stack.enter_context(by_hand("nhwc", steps, KEPT)),
             "ours, V=2": stack.enter_context(ours(trainings, 2, steps)),
+            "ours, V=2, micro_batches=4": stack.enter_context(ours(trainings, 2, steps, micro_batches=4)),
             "ours, V=8": stack.enter_context(ours(trainings, 8, steps)),
         }
         missing = {}

@@ -1,6 +1,10 @@
 """What holds for every test."""
 
 import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import settings
@@ -10,6 +14,9 @@ from ganglion.core.log import configure
 # One thread each: tests start many processes on few cores. Set before any library is imported.
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
+
+# A shell has what it starts in the background ignore Ctrl-C, and so would every process that a test starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Examples take as long as the machine needs: a slow one is no failure.
 settings.register_profile("ganglion", deadline=None)
@@ -37,6 +44,28 @@ def log_as_at_first() -> None:
 def no_project_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test sees, or changes, the runs of whoever runs it."""
     monkeypatch.delenv("GANGLION_HOME", raising=False)
+
+
+@pytest.fixture
+def run_python() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start a Python process on a script; the caller waits for it."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(script: str, *arguments: object) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", script, *map(str, arguments)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

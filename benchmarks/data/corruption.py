@@ -5,8 +5,9 @@ it. Shown is how many of these records are found, how many others are set aside 
 many are delivered with values that were not written, and how many are found damaged in the file as it was written
 (false alarms). Records of formats without checksums, whose numbers move where a line is lost, count as found unless
 they are delivered changed. For formats with checksums, reading alone and preparing a dataset are timed with and
-without comparing them. Then a length in a TFRecord file is broken, and the share of the other records that is still
-read is shown beside that of tf.data, if TensorFlow is installed.
+without comparing them; `benchmarks.data.checksums` does so for several sizes of records. Then a length in a TFRecord
+file is broken, and the share of the other records that is still read is shown beside that of tf.data, if TensorFlow is
+installed.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ import numpy as np
 import uvloop
 
 from ganglion.artifacts.package import Signature, TensorSpec
-from ganglion.serving import wire
+from ganglion.serving import frames, wire
 from ganglion.serving.gateway.gateway import Gateway
 from ganglion.serving.replica import FrameServer
 from ganglion.serving.routes import ModelRoute, ReplicaRoute, Routes, VersionRoute
@@ -41,12 +41,12 @@ def wait_like_a_replica(path: str, seconds: float) -> None:
     listener.bind(path)
     listener.listen()
 
-    def respond(frame: wire.Frame) -> list[wire.Buffer]:
+    def respond(frame: frames.Frame) -> list[frames.Buffer]:
         batch = wire.decode_batch(frame[0])
         x = wire.tensors_of(batch.tensors, frame[1])["x"]
         time.sleep(seconds * (1.0 + EACH * (len(x) - 1)))
         y = np.ascontiguousarray(x[:, 0])
-        return wire.encode(wire.Answer(batch.id, wire.describe([("y", y)]), ()), [wire.raw(y)])
+        return frames.encode(wire.Answer(batch.id, wire.describe([("y", y)]), ()), [wire.raw(y)])
 
     FrameServer(listener, respond, threading.Event()).run()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -148,6 +148,18 @@ class Platform:
     def server(self) -> ModelServer:
         """A gateway on a free port with the models behind it."""
         return self.open_server()
+
+    def expect_service(self, models: Iterable[tuple[str, int]]) -> None:
+        """Begin to load what serving these models takes, in one place, while everything else is still prepared.
+
+        Args:
+            models: names and versions.
+        """
+        from ganglion.execution.spec import Numerics
+        from ganglion.serving.services import serving_modules
+
+        manifests = [self.repository.manifest(name, version) for name, version in models]
+        self.supervisor.backend.warm(Numerics(), serving_modules(manifests))
 
     def open_server(
         self,

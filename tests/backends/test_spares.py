@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -17,11 +18,14 @@ import psutil
 import pytest
 
 from ganglion.backends.local.backend import LocalBackend, LocalConfig
+from ganglion.backends.processes.spare import SERVICE_PAUSE, SparePolicy
+from ganglion.backends.processes.wire import StartMember
 from ganglion.core.events import AnyEvent, ExitKind, MemberReported, MemberStarted
 from ganglion.core.resources import Resources
+from ganglion.execution.backend import Launch
 from ganglion.execution.entry import Entry, entry_of
 from ganglion.execution.outcome import Outcome
-from ganglion.execution.spec import Task
+from ganglion.execution.spec import Service, Task, plan_members
 from ganglion.execution.supervisor import Supervisor
 from ganglion.testing import entries
 from ganglion.testing.recorder import PATIENCE, Recorder, await_gone
@@ -178,6 +182,67 @@ def test_processes_that_wait_end_with_a_controller_that_is_killed(tmp_path: Path
         processes = [warden.pid, *(child.pid for child in warden.children(recursive=True))]
         controller.kill()
     await_gone(processes)
+
+
+def asked(spec: Task | Service) -> StartMember:
+    launch = Launch(attempt=1, control="", token="")
+    return StartMember(key="/x", plan=plan_members(spec)[0], launch=launch, listen_at="", tied=True, use_cgroup=False)
+
+
+TASK = asked(Task(id="t", entry=entry_of(entries.add)))
+SERVICE = asked(Service(id="s", entry=entry_of(entries.wait_forever)))
+
+
+def test_for_services_one_process_waits_and_is_replaced_when_they_have_loaded():
+    policy = SparePolicy(fork=True)
+    assert policy.wait(0.0) == 0.0, "one is made before anything is asked for"
+    policy.note_spare(1)
+    assert policy.wait(0.0) is None
+    policy.note_start(SERVICE, left=0, now=10.0)
+    assert policy.wait(10.0) == SERVICE_PAUSE
+    policy.note_start(SERVICE, left=0, now=10.5)
+    assert policy.wait(10.5 + SERVICE_PAUSE) == 0.0
+    policy.note_spare(1)
+    assert policy.wait(20.0) is None
+
+
+@pytest.mark.parametrize(("fork", "most"), [(True, 4), (False, 2)])
+def test_once_a_task_was_asked_for_several_wait_and_are_replaced_at_once(fork: bool, most: int):
+    policy = SparePolicy(fork=fork)
+    policy.note_spare(1)
+    policy.note_start(TASK, left=0, now=1.0)
+    policy.note_start(SERVICE, left=0, now=2.0)
+    for count in range(1, most + 1):
+        assert policy.wait(2.0) == 0.0
+        policy.note_spare(count)
+    assert policy.wait(2.0) is None
+    policy.note_start(SERVICE, left=most - 1, now=3.0)
+    assert (policy.wait(3.0) is None) == (most > 2)
+    policy.give_up()
+    assert policy.wait(4.0) is None
+
+
+def test_a_service_keeps_one_process_waiting(tmp_path: Path):
+    others = psutil.Process().children()
+    supervisor = Supervisor(LocalBackend(tmp_path, LocalConfig(cpu=4.0)), tmp_path)
+    try:
+        service = Service(id="s", entry=entry_of(entries.wait_forever), replicas=2, resources=SMALL, grace=0.1)
+        recorder = Recorder()
+        job = supervisor.submit(service, recorder)
+        pids = {recorder.wait(MemberStarted, count=count).pid for count in (1, 2)}
+        [warden] = set(psutil.Process().children()).difference(others)
+        deadline = time.monotonic() + PATIENCE
+        while not (waiting := {child.pid for child in warden.children()} - pids):
+            assert time.monotonic() < deadline
+            threading.Event().wait(0.01)
+        assert len(waiting) == 1
+        os.kill(min(pids), signal.SIGKILL)
+        again = recorder.wait(MemberStarted, count=3).pid
+        assert again in waiting, "it was there already"
+        job.cancel()
+        job.wait(PATIENCE)
+    finally:
+        supervisor.close()
 
 
 def test_a_rehearsal_leaves_no_trace():

@@ -20,7 +20,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from ganglion.artifacts.package import ImageInput, Signature, TensorSpec, write_package
-from ganglion.cli.main import app
+from ganglion.cli.main import make_app
 from ganglion.core.errors import UserError
 
 RECIPE = Path(__file__).parent / "lights.py"
@@ -68,7 +68,7 @@ class CommandLine:
         """The message for input that cannot work; in this process, which takes less time."""
         before = signal.getsignal(signal.SIGTERM)
         try:
-            shown = CliRunner().invoke(app, list(map(str, arguments)), env={"GANGLION_HOME": str(self.home)})
+            shown = CliRunner().invoke(make_app(), list(map(str, arguments)), env={"GANGLION_HOME": str(self.home)})
         finally:
             signal.signal(signal.SIGTERM, before)
         assert isinstance(shown.exception, UserError), (shown.exception, shown.output)

@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from ganglion.artifacts.store import FolderStore
 from ganglion.cli.data_dataset import open_digest
 from ganglion.cli.data_prepare import Pace, PrepareProgress, parse_max_bad
-from ganglion.cli.main import app
+from ganglion.cli.main import make_app
 from ganglion.core.errors import ConfigurationError
 from ganglion.data import PreparedDataset, Progress
 from ganglion.data.contact_sheet import GAP, TILE, sheet_size
@@ -101,7 +101,9 @@ def json_of(ganglion: CommandLine, *arguments: str | Path, status: int = 0) -> A
     """What the command prints with `--json`; run in this process, which takes less time."""
     before = signal.getsignal(signal.SIGTERM)
     try:
-        shown = CliRunner().invoke(app, [*map(str, arguments), "--json"], env={"GANGLION_HOME": str(ganglion.home)})
+        shown = CliRunner().invoke(
+            make_app(), [*map(str, arguments), "--json"], env={"GANGLION_HOME": str(ganglion.home)}
+        )
     finally:
         signal.signal(signal.SIGTERM, before)
     assert shown.exit_code == status, (shown.exception, shown.output)
@@ -374,7 +376,7 @@ def test_rows_of_a_database(ganglion: CommandLine, folder: Path) -> None:
 
 @pytest.mark.parametrize("verb", ["inspect", "prepare", "grow", "verify", "quarantine", "list", "delete"])
 def test_every_verb_explains_itself_with_examples(verb: str) -> None:
-    shown = CliRunner().invoke(app, ["data", verb, "--help"])
+    shown = CliRunner().invoke(make_app(), ["data", verb, "--help"])
     assert shown.exit_code == 0
     assert f"ganglion data {verb}" in shown.stdout.partition("Examples:")[2]
 

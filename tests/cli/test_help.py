@@ -6,7 +6,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from ganglion.cli.main import app
+from ganglion.cli.main import make_app
 
 VERBS = (
     "run",
@@ -32,7 +32,7 @@ VERBS = (
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_explains_itself_with_examples(verb: str) -> None:
-    shown = CliRunner().invoke(app, [*verb.split(), "--help"])
+    shown = CliRunner().invoke(make_app(), [*verb.split(), "--help"])
     assert shown.exit_code == 0
     assert f"ganglion {verb}" in shown.stdout.partition("Examples:")[2]
 
@@ -40,8 +40,8 @@ def test_every_verb_explains_itself_with_examples(verb: str) -> None:
 def test_help_loads_nothing_heavy() -> None:
     script = """
 import sys
-from ganglion.cli.main import app
-app(["--help"], standalone_mode=False)
+from ganglion.cli.main import make_app
+make_app()(["--help"], standalone_mode=False)
 heavy = {"torch", "sqlalchemy", "onnxruntime", "numpy", "PIL", "ray", "kubernetes", "psutil"}
 sys.stderr.write(" ".join(heavy & sys.modules.keys()))
 """
@@ -51,5 +51,5 @@ sys.stderr.write(" ".join(heavy & sys.modules.keys()))
 
 
 def test_an_unknown_verb_or_option_is_refused() -> None:
-    assert CliRunner().invoke(app, ["rnu"]).exit_code == 2
-    assert CliRunner().invoke(app, ["runs", "list", "--limt", "3"]).exit_code == 2
+    assert CliRunner().invoke(make_app(), ["rnu"]).exit_code == 2
+    assert CliRunner().invoke(make_app(), ["runs", "list", "--limt", "3"]).exit_code == 2

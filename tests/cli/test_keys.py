@@ -20,7 +20,7 @@ import pytest
 from command_line import CommandLine
 from typer.testing import CliRunner
 
-from ganglion.cli.main import app
+from ganglion.cli.main import make_app
 from ganglion.core.errors import UserError
 from ganglion.serving import key_file
 from ganglion.serving.callers import CallerLimit, Callers, digest_of
@@ -41,7 +41,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CommandLine:
 
 
 def run(*arguments: str) -> str:
-    done = CliRunner().invoke(app, ["keys", *arguments])
+    done = CliRunner().invoke(make_app(), ["keys", *arguments])
     assert done.exit_code == 0, done.output
     return done.stdout
 

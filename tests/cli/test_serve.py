@@ -5,8 +5,8 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 from pathlib import Path
-from unittest.mock import MagicMock
 
 import grpc
 import psutil
@@ -16,10 +16,11 @@ from typer.testing import CliRunner
 
 from ganglion.artifacts.package import ImageInput, PackageFile, PackageManifest, Signature, TensorSpec
 from ganglion.cli import serve as serve_module
-from ganglion.cli.main import app
-from ganglion.cli.serve import example
+from ganglion.cli.main import make_app
+from ganglion.cli.service import ServiceOrder, example
 from ganglion.core.resources import Resources
 from ganglion.serving.options import ServingOptions
+from ganglion.serving.sharding import Sharding
 
 
 def test_a_model_is_served_until_it_is_told_to_end(shop: CommandLine, tmp_path: Path) -> None:
@@ -55,25 +56,26 @@ def test_what_cannot_be_served_is_refused(shop: CommandLine) -> None:
     assert "Did you mean 'lights'?" in shop.error("serve", "lihgts", "--port", "0")
     assert "half written" in shop.error("serve", "lights:3", "--port", "0")
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        assert "another port" in shop.error("serve", "lights", "--port", str(taken.getsockname()[1]))
+        done = shop("serve", "lights", "--port", str(taken.getsockname()[1]))
+    assert done.returncode == 2
+    assert "another port" in done.stderr
 
 
 def test_what_is_said_of_replicas_and_limits_is_how_it_is_served(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    shop: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    platform = MagicMock()
-    platform.return_value.__enter__.return_value.folder = tmp_path
-    platform.return_value.__enter__.return_value.repository.resolve.return_value = ("lights", 2)
-    deploy = platform.return_value.__enter__.return_value.open_server.return_value.deploy
-    monkeypatch.setattr(serve_module, "Platform", platform)
-    monkeypatch.setattr(serve_module, "_wait_for_end", lambda _over: None)
-    monkeypatch.setattr(serve_module, "example", lambda *_: "curl")
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    orders: list[ServiceOrder] = []
+    monkeypatch.setattr(serve_module, "become", orders.append)
     scaling = ["--min-replicas", "0", "--max-replicas", "2", "--scale-metric", "rps", "--scale-target", "10"]
     limits = ["--container-concurrency", "1", "--max-batch", "4", "--max-queue", "7", "--timeout", "5"]
     for arguments, wanted in (
         ([], ServingOptions.fixed(2)),
         (["--replicas", "3", "--cpu", "0.5"], ServingOptions.fixed(3, resources=Resources(cpu=0.5))),
+        (["--shards", "3"], ServingOptions(min_replicas=3, max_replicas=3, sharding=Sharding(shards=3))),
+        (
+            ["--shards", "4", "--replicas", "2"],
+            ServingOptions(min_replicas=2, max_replicas=2, sharding=Sharding(shards=4)),
+        ),
         (["--replicas", "1", "--fused"], ServingOptions(min_replicas=1, max_replicas=1, fused=True)),
         (
             [*scaling, *limits, "--memory", "1GiB"],
@@ -90,13 +92,17 @@ def test_what_is_said_of_replicas_and_limits_is_how_it_is_served(
             ),
         ),
     ):
-        done = CliRunner().invoke(app, ["serve", "lights", *arguments])
+        line = ["serve", "lights", *arguments]
+        done = CliRunner().invoke(make_app("serve"), line, env={"GANGLION_HOME": str(shop.home)})
         assert done.exit_code == 0, done.output
-        assert deploy.call_args.kwargs["options"] == wanted
+        assert orders.pop().options == wanted
 
 
 def test_options_that_contradict_each_other_are_refused(shop: CommandLine) -> None:
     assert "--replicas is a fixed number" in shop.error("serve", "lights", "--replicas", "2", "--max-replicas", "4")
+    assert "round-robin and requests are sharded" in shop.error(
+        "serve", "lights", "--shards", "2", "--balancing", "round-robin"
+    )
     assert "Did you mean 'memory'" in shop.error("serve", "lights", "--scale-metric", "memor")
     unbounded = shop.error("serve", "lights", "--scale-metric", "memory", "--memory", "64MiB")
     assert "give max_replicas" in unbounded
@@ -137,3 +143,16 @@ def test_the_example_fits_the_model(
         image=image,
     )
     assert words in example("http://h:1", "m", manifest)
+
+
+def test_the_process_of_a_service_carries_nothing_that_it_does_not_need() -> None:
+    """What is imported stays in memory for as long as the service lives, and has to be read before it answers."""
+    script = """
+import sys
+import ganglion.cli.service
+import ganglion.backends.local.backend, ganglion.serving.controller, ganglion.serving.service_socket
+heavy = {"numpy", "typer", "rich", "pydantic", "structlog", "onnxruntime", "PIL", "uvloop", "asyncio", "sqlalchemy"}
+sys.stderr.write(" ".join(heavy & sys.modules.keys()))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stderr == ""

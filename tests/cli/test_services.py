@@ -14,7 +14,7 @@ import pytest
 from command_line import CommandLine, write_lights
 from typer.testing import CliRunner
 
-from ganglion.cli.main import app
+from ganglion.cli.main import make_app
 from ganglion.cli.services import canary_of
 from ganglion.core.errors import UserError
 from ganglion.serving.repository import ModelRepository
@@ -30,7 +30,7 @@ class Shop(CommandLine):
     def say(self, *arguments: str) -> str:
         """What `ganglion services` says; from this process, which takes less time than another one."""
         done = CliRunner().invoke(
-            app, ["services", *arguments], env={"GANGLION_HOME": str(self.home), "COLUMNS": "200"}
+            make_app(), ["services", *arguments], env={"GANGLION_HOME": str(self.home), "COLUMNS": "200"}
         )
         assert done.exit_code == 0, done.exception
         return done.stdout

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import json
 import re
+import shlex
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,7 @@ import pytest
 from command_line import CommandLine
 
 from ganglion.data.datasets import fashion_mnist
+from ganglion.workflow.single_job import SingleJob
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -38,6 +42,9 @@ def test_a_training_that_loses_a_worker_publishes_its_model_with_which_another_m
     assert step["name"] == "train"
     assert 0 < step["metrics"]["accuracy"] <= 1
     assert "killed" not in shown["state"]
+    journal = (ganglion.home / "runs" / run["id"] / "journal.jsonl").read_text().splitlines()
+    notes = [event["message"] for event in map(json.loads, journal) if event["event"] == "step_noted"]
+    assert notes[:2] == ["worker-1 is lost: killed by SIGKILL", "worker-1 is replaced (attempt 2)"]
     assert ganglion("runs", "logs", "latest").returncode == 0
 
     wider = ("--init-from", "points", "--set", "model.width=5", "--workers", "1")
@@ -75,6 +82,41 @@ def test_a_training_is_told_what_it_is_bound_by_and_fix_input_says_what_it_chang
     verdict = document["result"]["diagnosis"]
     assert sum(verdict["shares"].values()) == pytest.approx(1, abs=1e-3)
     assert verdict["evidence"][0].startswith("A step takes ")
+
+
+def test_an_interrupted_training_says_how_to_go_on(ganglion: CommandLine, tmp_path: Path) -> None:
+    folder = tmp_path / "its checkpoints"
+    settings = ("--set", f"checkpoints.folder={folder}", "--set", "checkpoints.shortest=0", "--set", "max_steps=400")
+    command = ("train", f"{RECIPE}:training", "--workers", "1", *settings)
+    with ganglion.start(*command, "--faults", "stop: step=300, times=0, attempt=0") as process:
+        while not any(path.name.isdecimal() for path in folder.glob("*")):
+            assert process.poll() is None
+            threading.Event().wait(0.05)
+        process.kill()
+    (listed,) = ganglion.json("runs", "list", "--state", "interrupted")
+    assert f"ganglion runs show {listed['id']}" in ganglion("runs", "list").stdout
+    hint = ganglion("runs", "show", "latest").stdout.splitlines()[-1]
+    (newest,) = re.findall(r"goes on from step (\d+), its newest checkpoint in ", hint)
+    assert (folder / newest).is_dir()
+    again = shlex.split(re.findall("`ganglion (.*?)`", hint)[0])
+    assert again == list(map(str, command))
+
+
+def test_an_interrupted_training_without_checkpoints_says_what_to_give_it(ganglion: CommandLine) -> None:
+    runs = ganglion.home / "runs"
+    started = {"pipeline": "points.py", "step": "train", "kind": "train", "parameters": {"workers": 2, "set": []}}
+    SingleJob(runs, "run-1", **started)._journal.close()  # as if the process had ended here
+    hint = ganglion("runs", "show", "latest").stdout.splitlines()[-1]
+    assert "`ganglion train points.py --workers 2` begins anew, as it keeps no checkpoints" in hint
+
+
+def test_a_checkpoint_that_could_not_be_saved_is_a_warning(ganglion: CommandLine, tmp_path: Path) -> None:
+    settings = ("--set", f"checkpoints.folder={tmp_path / 'kept'}", "--set", "checkpoints.shortest=0")
+    often = (*settings, "--set", "checkpoints.longest=0", "--set", "max_steps=30", "--workers", "1")
+    full = ("--faults", "disk_full: attempt=0, times=0")
+    done = ganglion("train", f"{RECIPE}:training", *often, *full)
+    assert done.returncode == 0, done.stderr
+    assert "warning: the last checkpoint could not be saved" in done.stdout
 
 
 def test_ctrl_c_ends_the_training_with_status_130(ganglion: CommandLine) -> None:

@@ -6,16 +6,16 @@ import json
 from collections.abc import Iterator
 
 import pytest
-import structlog
 
 from ganglion.core import log
+from ganglion.core.errors import ConfigurationError
 
 
 @pytest.fixture(autouse=True)
 def unconfigured() -> Iterator[None]:
-    structlog.reset_defaults()
+    log.configure()
     yield
-    structlog.reset_defaults()
+    log.configure()
 
 
 def test_a_library_is_quiet_but_for_warnings(capsys: pytest.CaptureFixture[str]):
@@ -67,3 +67,20 @@ def test_a_line_goes_to_what_standard_error_is_when_it_is_written(capsys, monkey
     log.get_logger().warning("to the terminal")
     assert "to the file" in (tmp_path / "log").read_text()
     assert "to the terminal" in capsys.readouterr().err
+
+
+def test_an_unknown_level_is_refused_by_name():
+    with pytest.raises(ConfigurationError, match=r"'loud'.*warning"):
+        log.configure("loud")
+
+
+def test_values_that_are_not_one_word_are_quoted(capsys: pytest.CaptureFixture[str]):
+    log.get_logger().warning("odd", text="two words", empty="", line="a\nb", number=1.5)
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.split("odd", 1)[1].strip() == "empty='' line='a\\nb' number=1.5 text='two words'"
+
+
+def test_a_value_of_any_kind_fits_in_a_json_line(capsys: pytest.CaptureFixture[str]):
+    log.configure("info", as_json=True)
+    log.get_logger().info("odd", value={1}, other=object)
+    assert json.loads(capsys.readouterr().err)["other"] == "<class 'object'>"

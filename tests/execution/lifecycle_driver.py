@@ -8,7 +8,8 @@ from ganglion.execution.entry import Entry
 from ganglion.execution.exits import AgentReport, Evidence
 from ganglion.execution.instructions import Broadcast, Instruction, Release, Reserve, Start, Stop
 from ganglion.execution.job_state import JobState, MemberState, Phase
-from ganglion.execution.lifecycle import advance, begin, deadline
+from ganglion.execution.lifecycle import advance, begin
+from ganglion.execution.limits import deadline
 from ganglion.execution.outcome import Outcome
 from ganglion.execution.signals import Admitted, Ended, Joined, Ready, Signal, Submitted, Tick
 from ganglion.execution.spec import AnySpec, Gang, Role, Service, Task, plan_members

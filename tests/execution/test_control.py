@@ -12,7 +12,6 @@ from pathlib import Path
 
 import msgspec
 import pytest
-import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -67,13 +66,10 @@ def served(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Served]:
 
 
 @pytest.fixture
-def written(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[pytest.CaptureFixture[str]]:
-    """Log to what this test captures, and undo it."""
+def written(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> pytest.CaptureFixture[str]:
+    """Log to what this test captures."""
     log.configure()
-    yield capsys
-    structlog.reset_defaults()
+    return capsys
 
 
 # frames

@@ -12,7 +12,8 @@ from lifecycle_driver import CRASH, ENTRY, SUCCESS, killed
 from ganglion.execution.exits import Evidence
 from ganglion.execution.instructions import Broadcast, Finish, Instruction, Release, Reserve, Start, Stop
 from ganglion.execution.job_state import LIVE, Phase
-from ganglion.execution.lifecycle import advance, begin, deadline
+from ganglion.execution.lifecycle import advance, begin
+from ganglion.execution.limits import deadline
 from ganglion.execution.signals import (
     Admitted,
     Alive,
@@ -20,6 +21,7 @@ from ganglion.execution.signals import (
     Drain,
     Ended,
     Joined,
+    Reached,
     Ready,
     Replace,
     Scale,
@@ -133,6 +135,11 @@ class World:
             if name in self.joined:
                 found += [partial(self.tell, Alive(name, attempt)), partial(self.replace, name)]
                 found += [partial(self.tell, Ready(name, attempt, f"unix:/{name}"))]
+                found += [
+                    partial(self.tell, Reached(name, attempt, peer, number, number % 2 == 0))
+                    for peer, number in self.processes.items()
+                    if peer != name
+                ]
             else:
                 found += [partial(self.join, name)] * 2
             found += [partial(self.end, name, evidence) for evidence in (CRASH, killed(9))]

@@ -9,7 +9,7 @@ from lifecycle_driver import Driver, gang, killed, of, stops
 
 from ganglion.core.events import ExitKind
 from ganglion.execution.instructions import Broadcast
-from ganglion.execution.lifecycle import SILENT_FOR
+from ganglion.execution.limits import SILENT_FOR
 from ganglion.execution.presence import (
     LATE,
     LONGEST_PATIENCE,

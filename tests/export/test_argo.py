@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 import yaml
+from msgspec import structs
 
 from ganglion.artifacts.store import FolderStore
 from ganglion.backends.kubernetes.config import Claim, KubernetesConfig
-from ganglion.core.errors import SpecError
+from ganglion.core.errors import SpecError, UserError
 from ganglion.export.argo import ArgoExport, workflow
 from ganglion.export.results import Results
 from ganglion.workflow import as_completed, codec, pipeline, step
@@ -333,6 +334,38 @@ def test_what_has_to_be_known_before_is_refused() -> None:
     config = KubernetesConfig(image="a:1", training="tfjob", claims=CONFIG.claims)
     with pytest.raises(SpecError, match="pytorchjob, trainjob"):
         workflow(graph, ArgoExport(), config)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"replicas": 2, "max_replicas": 4}, "give one or the other"),
+        ({"max_replicas": 4, "scale_metric": "load"}, "scale_metric is 'load'"),
+        ({"max_replicas": 4, "scale_target": 0.5}, "whole number"),
+    ],
+)
+def test_what_is_said_of_replicas_has_to_make_sense_before_anything_runs(given: dict[str, Any], message: str) -> None:
+    from ganglion.pipelines import serve
+    from ganglion.workflow.graph import Graph
+
+    graph = Graph("module:made")
+    graph.add(serve.operation, {"candidates": (), "name": "fashion", **given}, name="served")
+    with pytest.raises(UserError, match=message):
+        workflow(graph, ArgoExport(), CONFIG)
+
+
+def test_what_the_exporter_says_of_replicas_goes_first() -> None:
+    from ganglion.pipelines import serve
+    from ganglion.workflow.graph import Graph
+
+    graph = Graph("module:made")
+    graph.add(serve.operation, {"candidates": (), "name": "fashion", "min_replicas": 1, "max_replicas": 4}, name="s")
+    config = structs.replace(CONFIG, serving="inferenceservice", max_replicas=9, scale_metric="cpu", scale_target=60)
+    made = workflow(graph, ArgoExport(), config)
+    (text,) = (template["resource"]["manifest"] for template in made["spec"]["templates"] if "resource" in template)
+    predictor = yaml.safe_load(text.replace("{{", "<").replace("}}", ">"))["spec"]["predictor"]
+    assert (predictor["minReplicas"], predictor["maxReplicas"]) == (1, 9)
+    assert (predictor["scaleMetric"], predictor["scaleTarget"]) == ("cpu", 60)
 
 
 def test_local_runs_load_no_manifest_libraries() -> None:

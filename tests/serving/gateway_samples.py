@@ -16,12 +16,12 @@ import numpy as np
 import uvloop
 
 from ganglion.artifacts.package import ImageInput, Signature, TensorSpec
-from ganglion.serving import wire
+from ganglion.serving import frames, wire
 from ganglion.serving.callers import Callers
 from ganglion.serving.gateway.gateway import Gateway
 from ganglion.serving.gateway.limits import HttpLimits
 from ganglion.serving.load import Load
-from ganglion.serving.routes import EnsembleRoute, ModelRoute, ReplicaRoute, Routes, VersionRoute
+from ganglion.serving.routes import EnsembleRoute, ModelRoute, ReplicaEnd, ReplicaRoute, Routes, VersionRoute
 from ganglion.serving.traffic import Traffic
 
 SIGNATURE = Signature(inputs=(TensorSpec("x", "float32", (-1, 2)),), outputs=(TensorSpec("y", "float32", (-1,)),))
@@ -102,6 +102,7 @@ def model(
     error: str = "",
     image: ImageInput | None = None,
     package: str = "",
+    ends: Sequence[ReplicaEnd] = (),
     **fields: Any,
 ) -> ModelRoute:
     served = VersionRoute(
@@ -112,6 +113,7 @@ def model(
         error=error,
         package=package,
         replicas=tuple(replica.route for replica in replicas),
+        ends=tuple(ends),
     )
     return ModelRoute(name=name, default=fields.pop("default", version), versions=(served,), **fields)
 
@@ -153,7 +155,7 @@ class ScriptedReplica:
         """Give `y` for a batch."""
         array = np.asarray(values, np.float32)
         header = wire.Answer(batch.id, wire.describe([("y", array)]), tuple(failures))
-        self._held[-1].sendall(b"".join(wire.encode(header, [wire.raw(array)])))
+        self._held[-1].sendall(b"".join(frames.encode(header, [wire.raw(array)])))
 
     def echo(self) -> list[float]:
         """Answer the next batch with the first number of each instance; returns these."""
@@ -188,7 +190,7 @@ class ScriptedReplica:
             threading.Thread(target=self._read, args=(connection,), daemon=True).start()
 
     def _read(self, connection: socket.socket) -> None:
-        reader = wire.FrameReader()
+        reader = frames.FrameReader()
         while True:
             try:
                 data = connection.recv(2**16)

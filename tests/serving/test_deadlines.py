@@ -9,6 +9,8 @@ import httpx
 import pytest
 from gateway_samples import PATIENCE, GatewayThread, ScriptedReplica
 
+from ganglion.serving.gateway.loop_lag import LoopLag
+
 Make = Callable[[], ScriptedReplica]
 
 
@@ -106,15 +108,29 @@ def test_a_wrong_expectation_does_not_refuse_everything_for_ever(
     assert asked.result(PATIENCE).status_code == 200
 
 
-@pytest.mark.parametrize(("allowed", "sizes"), [(3_500, [3, 1]), (29_000, [4])])
-def test_a_batch_is_the_largest_that_meets_the_earliest_deadline(
-    gateway: GatewayThread, caller: Caller, replicas: Make, allowed: int, sizes: list[int]
+@pytest.mark.parametrize(
+    ("fixed", "each", "allowed", "sizes"),
+    [
+        pytest.param(1.5, 0.5, 3_500, [3, 1], id="four would be too late"),
+        pytest.param(1.5, 0.5, 29_000, [4], id="four are in time"),
+        pytest.param(0.0, 1.0, 3_500, [1, 3], id="more at a time gains nothing and would risk the deadline"),
+        pytest.param(0.0, 1.0, 29_000, [4], id="more at a time gains nothing, but there is time"),
+    ],
+)
+def test_a_batch_is_the_largest_that_meets_the_earliest_deadline_and_is_worth_it(
+    gateway: GatewayThread,
+    caller: Caller,
+    replicas: Make,
+    fixed: float,
+    each: float,
+    allowed: int,
+    sizes: list[int],
 ) -> None:
     gateway.serve(state="LOADING", max_batch=8)
     pool = next(gateway.gateway.catalog.pools())
     for _ in range(100):
-        pool.latency.observe(1, 1.0)
-        pool.latency.observe(8, 8.0)
+        pool.latency.observe(1, fixed + each)
+        pool.latency.observe(8, fixed + 8 * each)
     later = [caller.ask(0, allowed), *(caller.ask(number) for number in range(1, 4))]
     caller.wait_for_queue(4)
     replica = replicas()
@@ -125,3 +141,17 @@ def test_a_batch_is_the_largest_that_meets_the_earliest_deadline(
     assert [len(batch) for batch in seen] == sizes
     assert seen[0][0] == 0
     assert {asked.result(PATIENCE).status_code for asked in later} == {200}
+
+
+def test_the_time_for_which_a_request_was_not_read_counts(
+    gateway: GatewayThread, caller: Caller, replicas: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway.serve(replicas())
+    monkeypatch.setattr(LoopLag, "seconds", lambda _self, _now: 0.2)
+    refused = caller.ask(1, 150).result(PATIENCE)
+    assert refused.status_code == 503, "it was over before it was read"
+    replica = replicas()
+    gateway.serve(replica, generation=2)
+    patient = caller.ask(2, 60_000)
+    assert replica.echo() == [2]
+    assert patient.result(PATIENCE).status_code == 200

@@ -95,20 +95,23 @@ def test_the_same_content_goes_to_the_same_replica(gateway: GatewayThread, calle
     assert len({place for found in places.values() for place in found}) > 1
 
 
+@pytest.mark.parametrize("batches", [20, 2], ids=["known", "suspected"])
 def test_late_binding_leaves_a_slow_replica_out_while_faster_ones_suffice(
-    gateway: GatewayThread, caller: Caller, replicas: Make
+    gateway: GatewayThread, caller: Caller, replicas: Make, batches: int
 ) -> None:
     fast, slow = replicas(), replicas()
     gateway.serve(fast, slow, max_batch=1, container_concurrency=1)
     pool = next(gateway.gateway.catalog.pools())
-    for replica, seconds in ((fast, 0.02), (slow, 2.0)):
-        for _ in range(20):
+    for replica, seconds, count in ((fast, 0.02, 20), (slow, 2.0, batches)):
+        for _ in range(count):
             pool._links[replica.route.id].latency.observe(1, seconds)
+    for _ in range(20):
+        pool.latency.observe(1, 0.02)
     asked = []
-    for number in range(10):
-        asked.append(caller.ask(number))
-        assert fast.echo() == [number]
-        wait(asked[-1:])
+    for number in range(0, 10, 2):
+        asked += [caller.ask(number), caller.ask(number + 1)]
+        assert sorted(fast.echo() + fast.echo()) == [number, number + 1]
+        wait(asked[-2:])
     assert slow.idle
     first = caller.ask(10)
     held = fast.next()

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from ganglion.artifacts.package import Signature, TensorSpec
 from ganglion.core.errors import GanglionError
-from ganglion.serving.gateway.ensemble import check_ensemble, combine, ensemble_version
+from ganglion.serving.ensembles import check_ensemble, ensemble_version
+from ganglion.serving.gateway.ensemble import combine
 from ganglion.serving.gateway.errors import RequestError
 from ganglion.serving.routes import EnsembleRoute, VersionRoute
 

@@ -17,6 +17,7 @@ from ganglion.core.resources import Resources
 from ganglion.execution.backend import Capacity
 from ganglion.serving.fleet import Fleet, most_replicas
 from ganglion.serving.gateway_control import GatewayControl
+from ganglion.serving.gateway_watch import GatewayWatch
 from ganglion.serving.load import Load
 from ganglion.serving.options import ServingOptions
 from ganglion.serving.policy import VersionPolicy
@@ -50,6 +51,7 @@ class Place:
             settled=lambda: self.fleet.end_settled(),
             loads=lambda loads: self.fleet.take_loads(loads),
             traffic=lambda traffic: self.fleet.take_traffic(traffic),
+            watch=GatewayWatch(dict, lambda _pid: None),
         )
         backend = SimpleNamespace(capacity=lambda: Capacity(nodes=(Resources(cpu=4),)))
         supervisor: Any = SimpleNamespace(backend=backend, submit=self._submit)
@@ -191,3 +193,46 @@ def test_back_to_the_version_before_and_not_forth_again(place: Place) -> None:
     assert (deployment.default, deployment.policy) == (1, VersionPolicy.of(1))
     with pytest.raises(UserError, match="nothing to go back to"):
         place.fleet.roll_back("m", "on request")
+
+
+def test_a_version_that_is_tried_has_the_replicas_that_its_part_of_the_requests_needs(place: Place) -> None:
+    options = ServingOptions(min_replicas=4, max_replicas=4)
+    first = place.fleet.serve("m", 1, options, VersionPolicy.of(1))
+    make_ready(place, first.job, 4)
+    canary = Canary(percent=25, steps=(50, 100), minimum_requests=10, step_seconds=0)
+    run = place.fleet.serve("m", 2, options, VersionPolicy.of(2), canary=canary)
+    deployment = place.fleet.deployments["m"]
+    make_ready(place, run.job, 1)
+    assert place.routed("m") == [4, 1]
+
+    def as_good() -> None:
+        for version in (1, 2):
+            place.fleet.take_traffic([Traffic(model="m", version=version, requests=10, seconds={50: 10})])
+
+    for percent, before, following in ((25, 1, 2), (50, 2, 4)):
+        assert deployment.route().canary == CanaryRoute(2, percent)
+        as_good()
+        assert deployment.route().canary == CanaryRoute(2, percent), "its replicas come first"
+        assert place.jobs[1].told[-1] == following
+        make_ready(place, run.job, following - before, first=before)
+    assert (deployment.route().default, deployment.route().canary) == (2, None)
+    assert len(run.ready) == 4
+    assert "drain" not in place.jobs[0].told, "it may hold requests"
+
+
+def test_scaling_a_model_leaves_the_version_that_is_tried_its_share(place: Place) -> None:
+    options = ServingOptions(min_replicas=2, max_replicas=2)
+    make_ready(place, place.fleet.serve("m", 1, options, VersionPolicy.of(1)).job, 2)
+    run = place.fleet.serve("m", 2, options, VersionPolicy.of(2), canary=Canary(percent=25))
+    make_ready(place, run.job, 1)
+    place.fleet.scale("m", ServingOptions(min_replicas=8, max_replicas=8))
+    assert (place.jobs[0].told, place.jobs[1].told) == ([8], [2])
+
+
+def test_a_version_that_takes_over_on_request_gets_all_replicas(place: Place) -> None:
+    options = ServingOptions(min_replicas=3, max_replicas=3)
+    make_ready(place, place.fleet.serve("m", 1, options, VersionPolicy.of(1)).job, 3)
+    run = place.fleet.serve("m", 2, options, VersionPolicy.of(2), canary=Canary(percent=10))
+    make_ready(place, run.job, 1)
+    assert place.fleet.serve("m", 2, options, VersionPolicy.of(2)) is run
+    assert place.jobs[1].told == [3]

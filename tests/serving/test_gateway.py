@@ -263,10 +263,10 @@ def test_a_replica_that_does_not_answer_costs_a_504(gateway: GatewayThread, call
 
 def test_a_caller_that_went_away_costs_no_prediction(gateway: GatewayThread, caller: Caller, replicas: Make) -> None:
     gateway.serve(state="LOADING")
+    asked = caller.predict(2)
+    caller.wait_for_queue(1)
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(f"{caller.url}/v1/models/m:predict", json={"instances": [[1, 0]]}, timeout=0.3)
-    asked = caller.predict(2)
-    caller.wait_for_queue(2)
     replica = replicas()
     gateway.serve(replica, generation=2)
     assert replica.echo() == [2]
@@ -368,7 +368,7 @@ def test_what_is_served_can_be_asked(gateway: GatewayThread, caller: Caller, rep
     replica.echo()
     result(asked)
     counted = caller.waiting()
-    assert counted['ganglion_requests_total{model="m",status="200"}'] == 1
+    assert counted['ganglion_requests_total{model="m",version="1",status="200"}'] == 1
     assert counted['ganglion_instances_total{model="m",version="1"}'] == 2
 
 

@@ -69,7 +69,7 @@ def test_what_may_take_long_or_do_anything_is_left(summing: Callable[[Use], Any]
 
 def test_what_a_replica_died_of_is_left(summing: Callable[[Use], Any]) -> None:
     suspect = part(numbers(1))
-    assert suspect.blame(alone=False) is None
+    suspect.blame("replica-1", alone=False)
     assert summing(lambda model: model.predict(suspect)) is None
 
 

@@ -150,6 +150,31 @@ def test_what_a_gateway_has_not_accepted_is_not_lost_with_it(served: RealServer)
     wait_for(lambda: served.server.status()["gateway"] == "ready")
 
 
+def test_a_gateway_that_has_stopped_is_replaced_long_before_its_supervisor_would_miss_it(served: RealServer) -> None:
+    before = gateways(served)
+    name, pid = sorted(before.items())[0]
+    connections = [http.client.HTTPConnection("127.0.0.1", served.port, timeout=PATIENCE) for _ in range(16)]
+    for connection in connections:
+        connection.request("GET", "/healthz")
+        assert connection.getresponse().read()
+    os.kill(pid, signal.SIGSTOP)
+    began = time.monotonic()
+    lost = 0
+    for connection in connections:
+        try:
+            connection.request("GET", "/healthz")
+            connection.getresponse().read()
+        except (ConnectionError, http.client.HTTPException):
+            lost += 1
+        connection.close()
+    assert 0 < lost < 16, "its connections end, and no others"
+    assert time.monotonic() - began < 15.0
+    wait_for(lambda: gateways(served).get(name, pid) != pid and served.server.status()["gateway"] == "ready")
+    assert [pid for other, pid in before.items() if other != name] == [
+        pid for other, pid in gateways(served).items() if other != name
+    ], "the other one was not touched"
+
+
 def test_a_rate_holds_for_all_gateways_together(served: RealServer) -> None:
     rate, burst, seconds = 200.0, 10, 2.0
     served.server.limit(Callers(anonymous=CallerLimit(rate=rate, burst=burst)))

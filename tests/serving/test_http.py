@@ -8,6 +8,7 @@ import httpx
 import pytest
 from gateway_samples import PATIENCE, GatewayThread, ScriptedReplica
 
+from ganglion.serving.gateway import http
 from ganglion.serving.gateway.exchange import Exchange
 from ganglion.serving.gateway.limits import HttpLimits
 
@@ -92,6 +93,42 @@ def test_one_connection_carries_many_requests_byte_by_byte(raw: Connect) -> None
     assert [connection.answer()[0] for _ in range(2)] == [200, 200]
     connection.send(GET)
     assert connection.answer()[1]["connection"] == "keep-alive"
+
+
+def test_a_head_that_another_connection_sent_before_means_the_same(
+    gateway: GatewayThread, raw: Connect, replicas: Callable[[], ScriptedReplica]
+) -> None:
+    replica = replicas()
+    gateway.serve(replica)
+
+    def ask(number: int, *headers: bytes) -> Raw:
+        body = b'{"instances":[[%d,0]]}' % number
+        return raw().send(post(body, b"content-length: %d" % len(body), *headers))
+
+    for number in range(1, 6):  # on a connection of its own each
+        asked = ask(number)
+        assert replica.echo() == [number]
+        assert json.loads(asked.answer()[2])["predictions"] == [number]
+    assert len(gateway.gateway.http.heads) == 1
+    cut = raw().send(post(b"", b"content-length: 22"))  # the known head, and a body that comes later
+    cut.send(b'{"instances":[[6,0]]}\n')
+    assert replica.echo() == [6]
+    assert cut.answer()[0] == 200
+    assert ask(7, b"x-request-timeout-ms: soon").answer()[0] == 400
+    assert ask(8, b"x-request-timeout-ms: soon").answer()[0] == 400, "another head is another request"
+
+
+def test_only_so_many_heads_are_known(gateway: GatewayThread, raw: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "_MOST_HEADS", 10)
+    connection = raw()
+    for number in range(35):
+        connection.send(b"GET /healthz HTTP/1.1\r\nhost: x\r\nx-number: %d\r\n\r\n" % number)
+        assert connection.answer()[0] == 200
+        assert 1 <= len(gateway.gateway.http.heads) <= 10
+    long = b"x-long: " + b"x" * 1100
+    connection.send(b"GET /healthz HTTP/1.1\r\nhost: x\r\n" + long + b"\r\n\r\n")
+    assert connection.answer()[0] == 200
+    assert all(len(head) <= 1024 for head in gateway.gateway.http.heads)
 
 
 def test_pipelined_requests_are_answered_in_order(

@@ -50,6 +50,18 @@ def test_the_largest_batch_is_promised_in_time_and_one_more_is_not(
         assert model.promise(largest + 1) > left * (1 - 1e-9) - 1e-9
 
 
+@given(fixed=st.floats(0, 0.1), each=st.floats(1e-5, 0.01), most=st.integers(1, 64))
+def test_more_than_is_worthwhile_answers_hardly_more_a_second(fixed: float, each: float, most: int) -> None:
+    model = LatencyModel()
+    for rows in (1, 64) * 5:
+        model.observe(rows, fixed + each * rows)
+    enough = model.worthwhile(most)
+    assert 1 <= enough <= most
+    assert (enough + 1) / model.predict(enough + 1) >= 0.85 * most / model.predict(most)
+    if enough > 1:
+        assert model.predict(0) > 0.09 * model.predict(enough - 1), "a smaller one would answer fewer"
+
+
 def test_before_anything_is_known_every_batch_is_free() -> None:
     model = LatencyModel()
     assert not model.observed

@@ -57,8 +57,8 @@ def test_what_is_measured_is_said_for_each_model_version_and_replica(
         lines = client.get("/metrics").text.splitlines()
         labels = f'model="m",version="1",replica="{replica.route.id}"'
         assert f"ganglion_batch_seconds_count{{{labels}}} 0" in lines
-        assert 'ganglion_requests_total{model="m",status="400"} 3' in lines
-        assert 'ganglion_requests_total{model="",status="404"} 1' in lines, "callers do not choose labels"
+        assert 'ganglion_requests_total{model="m",version="1",status="400"} 3' in lines
+        assert 'ganglion_requests_total{model="",version="",status="404"} 1' in lines, "callers do not choose labels"
         assert 'ganglion_request_seconds_count{model="m",version="1"} 3' in lines
         gateway.serve(generation=2)
         lines = client.get("/metrics").text.splitlines()

@@ -71,6 +71,27 @@ def test_an_instance_that_the_model_fails_on_fails_alone(tmp_path: Path) -> None
     assert outputs["value"][[0, 2]].tolist() == [3.5, 0.5]
 
 
+def test_more_instances_than_it_was_warmed_with_are_computed_in_slices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_lookup(tmp_path / "lookup")
+    model = LoadedModel(tmp_path / "lookup")
+    model.warm(4)
+    sizes: list[int] = []
+    predict = model._runtime.predict
+    monkeypatch.setattr(model._runtime, "predict", lambda inputs: sizes.append(len(inputs["index"])) or predict(inputs))
+    index = np.arange(11) % 4
+    outputs, failures = model.predict({"index": index})
+    assert outputs["value"].tolist() == (index + 0.5).tolist()
+    assert (failures, sizes) == ([], [4, 4, 3])
+    index[9] = 99
+    outputs, failures = model.predict({"index": index})
+    assert [failure.row for failure in failures] == [9]
+    assert outputs["value"].tolist() == [*(index[:9] + 0.5), 0.0, index[10] + 0.5]
+    outputs, failures = model.predict({"index": np.full(9, 99)})
+    assert (outputs, [failure.row for failure in failures]) == ({}, list(range(9)))
+
+
 def test_a_half_written_or_damaged_package_is_not_loaded(classifier: Path, tmp_path: Path) -> None:
     half = tmp_path / "half"
     half.mkdir()

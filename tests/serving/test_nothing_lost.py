@@ -34,9 +34,12 @@ def check_replicas(found: dict[str, Any]) -> None:
     assert found["versions"].keys() == {str(version) for version in range(1, 12)}, "not every version answered"
 
 
+@pytest.mark.timeout(300)
 def test_nothing_is_lost_while_replicas_die_and_versions_change() -> None:
-    found = chaos("--scene", "replicas", "--requests", "100000", "--at-most", "16", patience=120)["replicas"]
-    assert found["requests"] >= 10_000
+    """At a smaller share of the peak than in the benchmark: other tests run beside it."""
+    arguments = ("--scene", "replicas", "--requests", "100000", "--at-most", "16", "--share", "0.35")
+    found = chaos(*arguments, patience=240)["replicas"]
+    assert found["requests"] >= 5_000
     check_replicas(found)
 
 

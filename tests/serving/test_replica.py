@@ -10,7 +10,7 @@ from contextlib import closing
 
 import pytest
 
-from ganglion.serving import replica, wire
+from ganglion.serving import frames, replica, wire
 from ganglion.serving.replica import FrameServer
 
 PATIENCE = 20.0
@@ -18,10 +18,10 @@ LARGE = 32 * 2**20
 Connect = Callable[[], socket.socket]
 
 
-def respond(frame: wire.Frame) -> list[wire.Buffer]:
+def respond(frame: frames.Frame) -> list[frames.Buffer]:
     """As many bytes as the number of the batch says."""
     number = wire.decode_batch(frame[0]).id
-    return wire.encode(wire.Answer(number), [bytes(number)])
+    return frames.encode(wire.Answer(number), [bytes(number)])
 
 
 @pytest.fixture
@@ -39,12 +39,12 @@ def connect() -> Iterator[Connect]:
 
 
 def ask(connection: socket.socket, size: int) -> None:
-    connection.sendall(b"".join(wire.encode(wire.Batch(size), [])))
+    connection.sendall(b"".join(frames.encode(wire.Batch(size), [])))
 
 
 def answers(connection: socket.socket, count: int) -> list[int]:
     """Bytes of the bodies of the next answers."""
-    reader = wire.FrameReader()
+    reader = frames.FrameReader()
     sizes: list[int] = []
     while len(sizes) < count:
         received = connection.recv(2**20)

@@ -20,7 +20,8 @@ from runtime_contract import CHECKS, SIGNATURE, WEIGHTS, numbers
 from ganglion.artifacts.package import write_package
 from ganglion.core.errors import ModelError
 from ganglion.serving.model import LoadedModel
-from ganglion.serving.runtime import EXTRAS, RUNTIMES
+from ganglion.serving.runtime import EXTRAS
+from ganglion.serving.servable import RUNTIMES
 
 sys.path.append(str(Path(__file__).parents[1] / "cli"))
 

@@ -12,13 +12,14 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from gateway_samples import PATIENCE, GatewayThread, ScriptedReplica
+from gateway_samples import PATIENCE, GatewayThread, ScriptedReplica, model, routes
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ganglion.serving.gateway.quarantine import Quarantine
 from ganglion.serving.gateway.retry_budget import RetryBudget
 from ganglion.serving.payload import Payload
+from ganglion.serving.routes import ReplicaEnd
 
 Make = Callable[[], ScriptedReplica]
 
@@ -60,6 +61,50 @@ def test_a_request_that_ends_two_replicas_is_answered_and_kept_for_its_owner_onl
         assert kept["x"].tolist() == [[666.0, 1.0]]
         about = json.loads(str(kept["about"]))
     assert (about["model"], about["version"], about["instances"]) == ("m", 1, 1)
+
+
+@pytest.mark.parametrize("heard", ["before the death is seen", "after it"])
+def test_a_request_whose_replicas_were_killed_from_outside_is_tried_again(
+    gateway: GatewayThread, replicas: Make, tmp_path: Path, heard: str
+) -> None:
+    folder = tmp_path / "kept"
+    ends: list[ReplicaEnd] = []
+    url = f"http://127.0.0.1:{gateway.port}/v1/models/m:predict"
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(httpx.post, url, json={"instances": [[7.0, 1.0]]}, timeout=PATIENCE)
+        for generation in (1, 2):
+            replica = replicas()
+            gateway.serve(replica, generation=generation, quarantine=str(folder), ends=ends)
+            replica.next()
+            ends.append(ReplicaEnd(replica.route.id, outside=True))
+            if heard == "before the death is seen":
+                gateway.apply(routes(model("m", (replica,), quarantine=str(folder), ends=ends), generation=generation))
+            replica.die()
+        last = replicas()
+        gateway.serve(last, generation=3, quarantine=str(folder), ends=ends)
+        assert last.echo() == [7.0]
+        answer = asked.result(PATIENCE)
+    assert answer.json() == {"predictions": [7.0]}
+    assert not folder.exists()
+
+
+def test_one_death_from_outside_excuses_no_other(gateway: GatewayThread, replicas: Make) -> None:
+    url = f"http://127.0.0.1:{gateway.port}/v1/models/m:predict"
+    ends: list[ReplicaEnd] = []
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(httpx.post, url, json={"instances": [[7.0, 1.0]]}, timeout=PATIENCE)
+        for generation, outside in enumerate((False, True, False), start=1):
+            replica = replicas()
+            gateway.serve(replica, generation=generation, ends=ends)
+            replica.next()
+            ends.append(ReplicaEnd(replica.route.id, outside))
+            replica.die()
+        gateway.apply(routes(model("m", (), ends=ends), generation=4))
+        answer = asked.result(PATIENCE)
+    assert (answer.status_code, answer.json()["error"]) == (
+        500,
+        "This request ended 3 replicas and is not tried again.",
+    )
 
 
 def test_images_are_kept_as_they_came(tmp_path: Path) -> None:

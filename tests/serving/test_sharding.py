@@ -13,12 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ganglion.core.errors import ConfigurationError
-from ganglion.serving import wire
+from ganglion.serving import frames, wire
 from ganglion.serving.gateway.errors import RequestError
 from ganglion.serving.gateway.prediction import Prediction
-from ganglion.serving.gateway.shard_plan import plan_shards
+from ganglion.serving.gateway.shard_plan import SHORT, plan_shards, together
+from ganglion.serving.parts import hash_parts
 from ganglion.serving.payload import Payload
-from ganglion.serving.sharding import HASH, RANGE, Sharding, hash_parts, owners
+from ganglion.serving.sharding import HASH, RANGE, Sharding, owners
 
 WIDTH = 3
 
@@ -29,7 +30,7 @@ def square(values: np.ndarray) -> np.ndarray:
 
 def arrived(payload: Payload) -> np.ndarray:
     """What a replica reads of a payload that was sent to it."""
-    ((header, body),) = wire.FrameReader().feed(b"".join(payload.encode(1, [])))
+    ((header, body),) = frames.FrameReader().feed(b"".join(payload.encode(1, [])))
     return wire.tensors_of(wire.decode_batch(header).tensors, body)["x"]
 
 
@@ -93,7 +94,7 @@ def test_a_hash_is_of_the_value_alone() -> None:
     assert parts[0] == parts[1], "zero has one value"
     assert parts[2] == parts[3]
     code = (
-        "import numpy as np; from ganglion.serving.sharding import hash_parts; "
+        "import numpy as np; from ganglion.serving.parts import hash_parts; "
         "print(hash_parts([np.array([0.0, -0.0, 1.5, 1.5, -7.25], np.float32)], 5, 1000).tolist())"
     )
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
@@ -147,3 +148,30 @@ def test_few_shards_move_when_a_replica_goes() -> None:
 def test_what_makes_no_sense_is_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         Sharding(**fields)
+
+
+@given(
+    rows=st.integers(1, 5000),
+    width=st.integers(1, 500),
+    shards=st.integers(1, 8),
+    max_batch=st.integers(1, 64),
+    each=st.floats(1e-7, 1e-2),
+)
+def test_several_batches_go_together_only_where_they_are_short_small_and_many(
+    rows: int, width: int, shards: int, max_batch: int, each: float
+) -> None:
+    payload = Payload(tensors={"x": np.zeros((rows, width), np.float32)})
+    most = together(payload, Sharding(shards=shards), max_batch, lambda count: each * count)
+    assert most % max_batch == 0
+    if most > max_batch:
+        assert each * most <= SHORT
+        assert most * width * 4 <= 2**18
+        assert most * shards * 8 <= rows
+        assert most <= 16 * max_batch
+
+
+def test_a_fast_model_is_given_many_batches_at_a_time() -> None:
+    payload = Payload(tensors={"x": np.zeros((100_000, 78), np.float32)})
+    assert together(payload, Sharding(shards=2), 32, lambda count: 4e-6 * count) == 512
+    assert together(payload, Sharding(shards=2), 32, lambda count: 1e-4 * count) == 32
+    assert together(Payload(images=[b"x"] * 1000), Sharding(shards=2), 32, lambda _count: 0.0) == 32

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from ganglion.core.events import Exit, ExitKind, JobAdmitted, MemberExited, Memb
 from ganglion.core.resources import Resources
 from ganglion.serving.load import Load
 from ganglion.serving.options import ServingOptions
+from ganglion.serving.routes import ReplicaEnd
 from ganglion.serving.version_run import ROOM_PATIENCE, START_PAUSE, VersionRun
 
 
@@ -54,6 +56,26 @@ def started(manifest: PackageManifest, replicas: int) -> VersionRun:
     ready(run, *members)
     assert run.state == "AVAILABLE"
     return run
+
+
+@pytest.mark.parametrize(
+    ("kind", "signal_", "outside"),
+    [
+        (ExitKind.KILLED, signal.SIGKILL, True),
+        (ExitKind.KILLED, signal.SIGTERM, True),
+        (ExitKind.KILLED, signal.SIGSEGV, False),
+        (ExitKind.OUT_OF_MEMORY, signal.SIGKILL, False),
+        (ExitKind.LOST, signal.SIGKILL, False),
+        (ExitKind.EXCEPTION, None, False),
+    ],
+)
+def test_gateways_hear_which_ends_no_request_can_be_the_cause_of(
+    manifest: PackageManifest, kind: ExitKind, signal_: int | None, outside: bool
+) -> None:
+    run = started(manifest, 1)
+    ended = Exit(kind=kind, message="", signal=signal_)
+    run.observe(MemberExited(at=0, job=run.job, member="replica-0", attempt=1, exit=ended))
+    assert run.route().ends == (ReplicaEnd("job/replica-0/1", outside),)
 
 
 def test_a_replica_that_goes_leaves_the_routes_before_the_job(manifest: PackageManifest) -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ganglion.core.errors import ControlError
-from ganglion.serving import wire
+from ganglion.serving import frames, wire
 from ganglion.serving.payload import Payload
 
 
@@ -16,7 +16,7 @@ from ganglion.serving.payload import Payload
 )
 def test_frames_survive_any_cutting_of_the_stream(bodies: list[list[bytes]], cuts: list[int]) -> None:
     stream = b"".join(b"".join(Payload(images=images).encode(number, [])) for number, images in enumerate(bodies))
-    reader = wire.FrameReader()
+    reader = frames.FrameReader()
     received = []
     position = 0
     while position < len(stream):
@@ -34,7 +34,7 @@ def test_parts_of_several_requests_become_one_tensor_in_order() -> None:
         Payload(tensors={"a": np.full((rows, 3), rows, np.uint8), "b": np.full((rows,), rows / 2, np.float32)})
         for rows in (1, 4, 2)
     ]
-    ((header, body),) = wire.FrameReader().feed(b"".join(parts[0].encode(9, parts[1:])))
+    ((header, body),) = frames.FrameReader().feed(b"".join(parts[0].encode(9, parts[1:])))
     tensors = wire.tensors_of(wire.decode_batch(header).tensors, body)
     assert tensors["a"][:, 0].tolist() == [1, 4, 4, 4, 4, 2, 2]
     assert tensors["b"].tolist() == [0.5, 2, 2, 2, 2, 1, 1]
@@ -53,7 +53,7 @@ def test_tensors_that_do_not_fit_their_frame_are_refused() -> None:
 
 def test_a_frame_that_claims_to_be_huge_is_refused_at_once() -> None:
     with pytest.raises(ControlError, match="allowed"):
-        wire.FrameReader().feed(b"\xff" * 12)
+        frames.FrameReader().feed(b"\xff" * 12)
 
 
 @given(rows=st.integers(1, 20), most=st.integers(1, 8))

@@ -5,10 +5,14 @@ from __future__ import annotations
 import mmap
 import os
 import random
+import resource
 import time
+from pathlib import Path
 
 import numpy as np
 from torch import nn
+
+from ganglion.training import Callback
 
 
 def waits(seconds):
@@ -60,3 +64,22 @@ class Network(nn.Module):
             for page in random.sample(range(len(self._map) // 4096), self._pages):
                 self._map[page * 4096]
         return self.layer(points)
+
+
+def wide():
+    """A model with few weights and large activations."""
+    return nn.Sequential(nn.Linear(8, 512), nn.ReLU(), nn.Linear(512, 2))
+
+
+class FreshPages(Callback):
+    """Writes down how many pages the system had to provide for each step."""
+
+    def __init__(self, *, path):
+        self._path = Path(path)
+        self._before = 0
+
+    def on_step_end(self, training):
+        now = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        with self._path.open("a") as file:
+            file.write(f"{now - self._before}\n")
+        self._before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import os
+from typing import NamedTuple
 
 import msgspec
+import numpy as np
 import pytest
 from bottleneck_samples import burn, waits
 from hypothesis import given, settings
@@ -17,11 +19,27 @@ from ganglion.execution.entry import Entry
 from ganglion.testing.faults import Fault
 from ganglion.training import Factory, Optimizer, TrainingPlan, TrainingResult
 from ganglion.training.diagnosis import CLEAR, ENOUGH, Circumstances, Verdict, diagnose
-from ganglion.training.measures import Measures, Tally
+from ganglion.training.measures import Measures, Survey, Tally
 from ganglion.training.progress import ProgressBar
-from ganglion.training.timing import Lap, Stage, StepTimer, Usage
+from ganglion.training.timing import Laps, Stage, StepTimer, Usage
 
 SECONDS = st.floats(0, 100, allow_nan=False)
+
+
+class Lap(NamedTuple):
+    """One step on one process."""
+
+    seconds: tuple[float, ...]
+    usage: Usage | None = None
+
+
+def laps_of(*steps):
+    """Steps of one process, as it tells of them."""
+    return Laps(np.array([step.seconds for step in steps]).tobytes(), tuple(step.usage for step in steps if step.usage))
+
+
+def add(tally, step):
+    tally.add([laps_of(lap) for lap in step])
 
 
 @st.composite
@@ -38,7 +56,7 @@ def laps(draw, workers):
 def measured(steps):
     tally = Tally(lambda: 0.0)
     for step in steps:
-        tally.add(step)
+        add(tally, step)
     return tally.total()
 
 
@@ -94,7 +112,7 @@ def test_more_of_what_binds_a_training_never_leads_away_from_that_verdict(steps,
 def test_more_page_faults_never_lead_away_from_memory(steps, faults):
     def with_faults_in(lap):
         usage = lap.usage and msgspec.structs.replace(lap.usage, faults=lap.usage.faults + faults)
-        return msgspec.structs.replace(lap, usage=usage)
+        return lap._replace(usage=usage)
 
     before = diagnose(measured(steps))
     after = diagnose(measured([[with_faults_in(lap) for lap in step] for step in steps]))
@@ -168,54 +186,109 @@ def test_what_is_recent_forgets_and_the_total_does_not():
     now = 0.0
     tally = Tally(lambda: now)
     for step in alike(steps=20, load=1.0):
-        tally.add(step)
+        add(tally, step)
         now += 1.0
     for step in alike(steps=20, compute=1.0):
-        tally.add(step)
+        add(tally, step)
         now += 1.0
     assert diagnose(tally.recent()).bound == "compute"
     assert tally.recent().steps <= 11
     assert tally.total().steps == 40
     assert tally.total().load == pytest.approx(0.5, abs=0.01)
-    tally.add([None, None])
-    assert tally.total().steps == 40
     for step in alike(workers=3, steps=6, rest=1.0):
-        tally.add(step)
+        add(tally, step)
     assert (len(tally.recent().ranks), tally.recent().steps, tally.total().steps) == (3, 6, 46)
+
+
+def test_steps_add_up_to_the_same_however_many_are_told_together():
+    chance = np.random.default_rng(0)
+    steps = [[Lap(tuple(chance.exponential(size=len(Stage)))) for _ in range(3)] for _ in range(20)]
+    together = Tally(lambda: 0.0)
+    for begin, end in ((0, 1), (1, 8), (8, 20)):
+        together.add([laps_of(*(step[rank] for step in steps[begin:end])) for rank in range(3)])
+    one_by_one = measured(steps)
+    assert together.total().steps == 20
+    assert together.total().seconds == pytest.approx(one_by_one.seconds)
+    for mine, other in zip(together.total().ranks, one_by_one.ranks, strict=True):
+        assert msgspec.structs.astuple(mine)[:2] == msgspec.structs.astuple(other)[:2]
+        assert mine.longest_load == other.longest_load
+    late = laps_of(*[Lap((0.0, 1.0, 0.0, 0.0, 0.0))] * 2)
+    others = laps_of(*[Lap((9.0, 9.0, 9.0, 9.0, 9.0))] * 3, *[Lap((0.0, 0.5, 0.5, 0.0, 0.0))] * 2)
+    joined = Tally(lambda: 0.0)
+    joined.add([others, late])
+    assert (joined.total().steps, joined.total().ranks[1].last, joined.total().ranks[0].compute) == (2, 2, 0.5)
+
+
+def take(timer):
+    """A step in which nothing happens."""
+    timer.start()
+    for stage in (Stage.LOAD, Stage.COMPUTE, Stage.REDUCE, Stage.UPDATE):
+        timer.ended(stage)
+    timer.finish()
 
 
 def test_the_stopwatch_tells_processor_time_from_waiting():
     timer = StepTimer()
     timer.finish()
-    assert timer.lap is None
+    assert not timer.due
     timer.start()
     waits(0.02)
     timer.ended(Stage.LOAD)
     burn(0.02)
     timer.ended(Stage.COMPUTE)
+    timer.ended(Stage.REDUCE)
+    timer.ended(Stage.UPDATE)
     timer.finish()
-    lap = timer.lap
-    assert lap is not None
-    assert lap.usage is not None
-    assert lap.seconds[Stage.LOAD] >= 0.02
-    assert lap.usage.load_cpu < 0.01
-    assert lap.usage.compute_cpu >= 0.019
+    laps = timer.laps()
+    assert timer.due
+    assert laps.table.shape == (1, len(Stage))
+    assert laps.table[0, Stage.LOAD] >= 0.02
+    (usage,) = laps.usages
+    assert usage.load_cpu < 0.01
+    assert usage.compute_cpu >= 0.019
     timer.start()
     timer.ended(Stage.LOAD)
-    assert timer.lap is lap, "a step that is under way has no lap"
+    assert timer.laps() == laps, "a step that is under way has no lap"
+    take(timer)
+    assert timer.laps().table.shape == (2, len(Stage)), "one that is begun anew has one"
+    timer.forget()
+    assert not timer.due
 
 
 def test_the_kernel_is_not_asked_about_every_short_step():
     timer = StepTimer()
-    asked = 0
     for _ in range(200):
-        timer.start()
-        for stage in (Stage.LOAD, Stage.COMPUTE, Stage.REDUCE, Stage.UPDATE):
-            timer.ended(stage)
-        timer.finish()
-        assert timer.lap is not None
-        asked += timer.lap.usage is not None
-    assert 1 <= asked <= 20
+        take(timer)
+    assert 1 <= len(timer.laps().usages) <= 20
+
+
+def test_short_steps_are_told_many_at_a_time_by_all_who_have_taken_them():
+    first, second = Survey(), Survey()
+    told = []
+    replaced = False
+    for step in range(600):
+        if step >= 300 and not replaced and isinstance(first.say(), Laps):
+            second, replaced = Survey(), True  # a newcomer, who does not know what was asked for
+        notes = []
+        for survey in (first, second):
+            survey.timer.start()
+            survey.timer.ended(Stage.LOAD)
+            survey.timer.ended(Stage.COMPUTE)
+            notes.append(survey.say())
+        told.append(isinstance(notes[0], Laps))
+        for survey in (first, second):
+            survey.hear(notes)
+            survey.timer.ended(Stage.REDUCE)
+            survey.timer.ended(Stage.UPDATE)
+            survey.timer.finish()
+        waits(0.001)
+    assert sum(told) <= 25, "two for each of the first ten steps, then one for every fifth of a second"
+    assert replaced
+    steps = first.tally.total().steps
+    assert 200 < steps <= 600
+    assert [rank.steps for rank in first.tally.total().ranks] == [steps, steps]
+    first.forget()
+    assert first.say() is False, "what was not told is not told after another's state was taken over"
 
 
 def test_the_bar_says_what_a_training_is_bound_by_while_it_runs():

@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from ganglion.execution.entry import Entry
-from ganglion.testing.faults import Fault
+from ganglion.testing.faults import Fault, happened
 from ganglion.training import Factory
 from ganglion.training.checkpoints import Archive, Checkpointing
 
@@ -76,13 +76,25 @@ def test_the_file_system_is_full(train, plan, disk):
     check(train, plan(archive.folder), outcome, archive, (FULL + 2 * STEPS) // 3)
 
 
-def test_a_loss_that_is_no_number_leaves_the_last_good_checkpoint(train, plan, sample, tmp_path):
+@pytest.mark.parametrize("often", [True, False])
+def test_a_loss_that_is_no_number_leaves_the_last_good_state_from_which_the_mended_training_goes_on(
+    train, plan, sample, tmp_path, often
+):
     archive = Archive(tmp_path / "checkpoints")
-    poisoned = sample("squares", count=STEPS * 16, global_batch=16, poison=FULL * 16, shuffle=False)
-    outcome = train(replace(plan(archive.folder), train=poisoned, epochs=1), workers=2)
+    every = {} if often else {"shortest": 600, "longest": 600}
+    checkpoints = replace(plan(archive.folder).checkpoints, **every)
+    images = {"count": STEPS * 16, "global_batch": 16, "shuffle": False}
+    poisoned = sample("squares", **images, poison=FULL * 16)
+    outcome = train(replace(plan(archive.folder), train=poisoned, epochs=1, checkpoints=checkpoints), workers=2)
     assert not outcome.succeeded
     assert f"not a finite number in epoch 1, batch {FULL + 1} of {STEPS}" in outcome.traceback
     assert f"the last good state is that after step {FULL}" in " ".join(outcome.traceback.split())
-    assert archive.steps()
-    assert max(archive.steps()) <= FULL
-    archive.verify(archive.steps()[0])
+    assert f"kept as the checkpoint {archive.folder / str(FULL)}" in " ".join(outcome.traceback.split())
+    assert archive.steps()[0] == FULL
+    archive.verify(FULL)
+
+    mended = replace(plan(archive.folder), train=sample("squares", **images), epochs=1)
+    allowing = replace(mended, checkpoints=replace(checkpoints, allow=("plan",)))
+    again = train(allowing, workers=1, faults=[Fault(kind="mark", point="commit", times=0)])
+    again.raise_for_failure()
+    assert [entry.step for entry in happened(tmp_path)] == list(range(FULL, STEPS))

@@ -3,7 +3,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ganglion.training.mapping import CERTAIN, WINDOW, Balance, adders, assign, duration
+from ganglion.training.mapping import CERTAIN, RETRY, WINDOW, Balance, adders, assign, duration
 
 costs = st.lists(st.floats(0.001, 10.0), min_size=1, max_size=8)
 
@@ -62,3 +62,16 @@ def test_noise_changes_nothing():
     for step in range(10 * WINDOW):
         balance.observe([4.0 + 0.3 * (step % 3), 4.4 if step % 7 else 40.0])
     assert [len(span) for span in balance.spans] == [4, 4]
+
+
+def test_whoever_was_relieved_of_everything_is_tried_again_ever_more_seldom():
+    balance = Balance(2, 2)
+    sizes = []
+    for step in range(40 * RETRY):
+        sizes.append([len(span) for span in balance.spans])
+        balance.observe([1.0 * len(balance.spans[0]), (9.0 if step < 30 * RETRY else 1.0) * len(balance.spans[1])])
+    assert sizes[CERTAIN : CERTAIN + RETRY] == [[2, 0]] * RETRY
+    assert sizes[CERTAIN + RETRY] == [1, 1]
+    slow = sizes[: 30 * RETRY]
+    assert slow.count([1, 1]) == CERTAIN * 5, "after 64 steps, 128, 256 and so on"
+    assert sizes[-1] == [1, 1]

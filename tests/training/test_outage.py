@@ -3,6 +3,7 @@
 import io
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,29 @@ def test_the_training_pauses_between_two_steps_and_goes_on_to_the_same_result(
     assert max(each["seconds"] for each in events.told("resumed")) > seconds / 2
     assert "waits for data" in events.screen.getvalue()
     assert "has its data again" in events.screen.getvalue()
+
+
+def test_a_source_that_is_away_when_workers_start_is_waited_for(train, server, plan, tmp_path):
+    undisturbed = train(replace(plan(), checkpoints=None), workers=1)
+    with urllib.request.urlopen(f"{server.url}/script/silent/0/4.0"):
+        pass
+    events = Watcher(Archive(tmp_path / "checkpoints"))
+    outcome = train(plan(), workers=2, events=events)
+    outcome.raise_for_failure()
+    assert outcome.value["digest"] == undisturbed.value["digest"]
+    server.event("away")
+    server.event("back")
+    assert {each["step"] for each in events.told("paused")} == {0}
+    assert len(events.told("resumed")) == len(events.told("paused")) >= 1
+    assert "waits for data in step 1" in events.screen.getvalue()
+
+
+def test_a_source_that_stays_away_when_workers_start_ends_the_training(train, server, plan):
+    with urllib.request.urlopen(f"{server.url}/script/silent/0/8.0"):
+        pass
+    ended = train(replace(plan(), patience=0.5), workers=1)
+    assert not ended.succeeded
+    assert "OutageError" in ended.traceback
 
 
 def test_a_source_that_stays_away_ends_the_training_which_is_taken_up_when_it_is_back(train, server, plan):

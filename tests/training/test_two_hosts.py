@@ -4,11 +4,11 @@ import os
 import signal
 import threading
 import time
-from collections import defaultdict
 from pathlib import Path
 
 import pytest
-from two_hosts import Cable, TwoHosts
+from commit_log import assert_each_step_once, commits, until
+from hosts import Cable, Hosts
 
 from ganglion.core.events import MemberStarted
 from ganglion.execution.supervisor import Supervisor
@@ -34,7 +34,7 @@ def cable():
 def hosts(cable, tmp_path_factory):
     """A supervisor on the first of two hosts."""
     folder = tmp_path_factory.mktemp("two-hosts")
-    running = cable.hosts[0].call(lambda: Supervisor(TwoHosts(folder, cable), folder))
+    running = cable.hosts[0].call(lambda: Supervisor(Hosts(folder, cable), folder))
     yield running
     running.close()
 
@@ -54,12 +54,18 @@ def plan(small_plan, sample, tmp_path):
 
 
 @pytest.fixture
-def start(hosts, plan, sample, tmp_path):
+def log(tmp_path):
+    folder = tmp_path / "commits"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def start(hosts, plan, sample, tmp_path, log):
     """Start a training of paced steps on both hosts."""
-    (tmp_path / "commits").mkdir()
 
     def run(*faults, workers=2, listener=None):
-        watch = sample("WatchCommits", folder=str(tmp_path / "commits"))
+        watch = sample("WatchCommits", folder=str(log))
         spec = gang(
             plan(watch, sample("Pace", seconds=0.02)),
             id=tmp_path.name,
@@ -73,33 +79,9 @@ def start(hosts, plan, sample, tmp_path):
     return run
 
 
-def commits(tmp_path, member):
-    """When the first process of a member committed which step."""
-    path = tmp_path / "commits" / f"{member}.1"
-    lines = path.read_text().splitlines() if path.exists() else []
-    return [(int(step), float(at)) for step, at, _ in (line.split() for line in lines if line.endswith(" ."))]
-
-
-def until(condition):
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        threading.Event().wait(0.005)
-
-
-def assert_each_step_once(tmp_path, members):
-    """The first member has committed every step once; the others none twice, and at the end all together."""
-    steps = defaultdict(list)
-    for member in members:
-        steps[member] = [step for step, _ in commits(tmp_path, member)]
-        assert steps[member] == sorted(set(steps[member]))
-        assert steps[member][-1] == STEPS
-    assert steps["worker-0"] == list(range(1, STEPS + 1))
-
-
 @pytest.mark.parametrize(("point", "silently", "seconds"), [("in_reduce", False, 3.0), ("before_reduce", True, 1.5)])
 def test_the_side_that_is_reached_goes_on_and_the_other_comes_back(
-    point, silently, seconds, start, train, plan, cable, tmp_path
+    point, silently, seconds, start, train, plan, cable, log, tmp_path
 ):
     """The cable is cut in the middle of a step and mended after a while; nothing of it is in the result."""
     gate = Fault(kind="hold", point=point, step=20, rank=1, gate="cut")
@@ -116,19 +98,19 @@ def test_the_side_that_is_reached_goes_on_and_the_other_comes_back(
         cable.mend()
     outcome = job.wait(PATIENCE)
     outcome.raise_for_failure()
-    meanwhile = [at for _, at in commits(tmp_path, "worker-0") if cut < at < mended]
-    later = [at for _, at in commits(tmp_path, "worker-1") if at > mended]
+    meanwhile = [at for _, at in commits(log, "worker-0") if cut < at < mended]
+    later = [at for _, at in commits(log, "worker-1") if at > mended]
     assert len(meanwhile) > 10
     # What the first host had finished may have been on its way already.
-    assert sum(cut < at < mended for _, at in commits(tmp_path, "worker-1")) <= 1
+    assert sum(cut < at < mended for _, at in commits(log, "worker-1")) <= 1
     assert len(later) > 10
     assert [event.attempt for event in started] == [1, 1]
-    assert_each_step_once(tmp_path, ["worker-0", "worker-1"])
+    assert_each_step_once(log, ["worker-0", "worker-1"], STEPS)
     undisturbed = train(plan(), workers=2)
     assert outcome.value["digest"] == undisturbed.value["digest"]
 
 
-def test_a_stopped_worker_on_another_host_is_left_out_until_it_goes_on(start, train, plan, tmp_path):
+def test_a_stopped_worker_on_another_host_is_left_out_until_it_goes_on(start, train, plan, log):
     pids = {}
 
     def listen(event):
@@ -136,11 +118,11 @@ def test_a_stopped_worker_on_another_host_is_left_out_until_it_goes_on(start, tr
             pids[event.member, event.attempt] = event.pid
 
     job = start(Fault(kind="stop", point="before_reduce", step=20, rank=1), listener=listen)
-    until(lambda: commits(tmp_path, "worker-0") and commits(tmp_path, "worker-0")[-1][0] >= 40)
-    assert commits(tmp_path, "worker-1")[-1][0] == 20
+    until(lambda: commits(log, "worker-0") and commits(log, "worker-0")[-1][0] >= 40)
+    assert commits(log, "worker-1")[-1][0] == 20
     os.kill(pids["worker-1", 1], signal.SIGCONT)
     outcome = job.wait(PATIENCE)
     outcome.raise_for_failure()
     assert pids.keys() == {("worker-0", 1), ("worker-1", 1)}
-    assert_each_step_once(tmp_path, ["worker-0", "worker-1"])
+    assert_each_step_once(log, ["worker-0", "worker-1"], STEPS)
     assert outcome.value["digest"] == train(plan(), workers=2).value["digest"]

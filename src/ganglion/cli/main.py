@@ -12,39 +12,32 @@ from typing import Annotated
 import typer
 
 from ganglion import __version__
-from ganglion.cli import data, export, keys, models, runs, services
-from ganglion.cli.clean import clean
-from ganglion.cli.delete import delete
-from ganglion.cli.doctor import doctor
-from ganglion.cli.predict import predict
-from ganglion.cli.run import run as run_verb
-from ganglion.cli.run_script import run_script
-from ganglion.cli.serve import serve
-from ganglion.cli.stop import stop
-from ganglion.cli.train import train
 from ganglion.core import log
 from ganglion.core.errors import GanglionError
+from ganglion.core.registry import load_object
 
-app = typer.Typer(
-    name="ganglion",
-    help="Take a machine-learning pipeline from a laptop to a cluster without rewriting it.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.command("run")(run_verb)
-app.command("run-script")(run_script)
-app.command("train")(train)
-app.add_typer(runs.app, name="runs")
-app.add_typer(models.app, name="models")
-app.add_typer(keys.app, name="keys")
-app.add_typer(services.app, name="services")
-app.add_typer(data.app, name="data")
-app.add_typer(export.app, name="export")
-for verb in (stop, delete, clean, serve, predict, doctor):
-    app.command(verb.__name__)(verb)
+VERBS = {
+    "run": "ganglion.cli.run:run",
+    "run-script": "ganglion.cli.run_script:run_script",
+    "train": "ganglion.cli.train:train",
+    "stop": "ganglion.cli.stop:stop",
+    "delete": "ganglion.cli.delete:delete",
+    "clean": "ganglion.cli.clean:clean",
+    "serve": "ganglion.cli.serve:serve",
+    "predict": "ganglion.cli.predict:predict",
+    "doctor": "ganglion.cli.doctor:doctor",
+}
+"""Where each verb is, in the order in which they are shown."""
+
+GROUPS = {
+    "runs": "ganglion.cli.runs:app",
+    "models": "ganglion.cli.models:app",
+    "keys": "ganglion.cli.keys:app",
+    "services": "ganglion.cli.services:app",
+    "data": "ganglion.cli.data:app",
+    "export": "ganglion.cli.export:app",
+}
+"""Where each group of verbs is."""
 
 
 def _show_version(wanted: bool) -> None:
@@ -53,18 +46,44 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def common(
     version: Annotated[bool, typer.Option("--version", callback=_show_version, help="Show the version.")] = False,
 ) -> None:
     """Options before the verb."""
 
 
+def make_app(verb: str | None = None) -> typer.Typer:
+    """The command line.
+
+    Args:
+        verb: the only verb or group that it needs to have, since that is called: nothing else is imported. All of them
+            where it is none of ours.
+    """
+    app = typer.Typer(
+        name="ganglion",
+        help="Take a machine-learning pipeline from a laptop to a cluster without rewriting it.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="markdown",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(common)
+    known = verb in VERBS or verb in GROUPS
+    for name, place in VERBS.items():
+        if not known or name == verb:
+            app.command(name)(load_object(place))
+    for name, place in GROUPS.items():
+        if not known or name == verb:
+            app.add_typer(load_object(place), name=name)
+    return app
+
+
 def run() -> None:
     """Run the command and leave with its exit code."""
-    log.configure(os.environ.get("GANGLION_LOG", "warning"))
     try:
-        app()
+        log.configure(os.environ.get("GANGLION_LOG", "warning"))
+        make_app(sys.argv[1] if len(sys.argv) > 1 else None)()
     except GanglionError as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         sys.exit(error.exit_code)

@@ -21,6 +21,7 @@ from ganglion.core.run_events import (
     RunFinished,
     RunStarted,
     StepFinished,
+    StepNoted,
     StepStarted,
     StepUpdated,
 )
@@ -68,7 +69,7 @@ class Progress:
         """Take one event of the run."""
         with self._guard:
             line = self._take(event)
-        if line and self._live is None:
+        if line and (self._live is None or isinstance(event, StepNoted)):
             at = time.strftime("%H:%M:%S", time.localtime(event.at))
             self._console.print(f"{at}  {escape(line)}", soft_wrap=True)
 
@@ -92,6 +93,8 @@ class Progress:
                 row.metrics[name] = value
                 if name == "accuracy" and position is not None:
                     return f"{step}: epoch {position:g}: {metrics_text(row.metrics)}"
+            case StepNoted(step=step, message=message):
+                return f"{step}: {message}"
             case StepUpdated(step=step):
                 return f"{step}: updated"
             case StepFinished(step=step, state=state, cache=cache, message=message, at=at):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,10 +36,11 @@ app = typer.Typer(help="What ran, how it stands, and what its processes wrote.")
 
 Reference = Annotated[str, typer.Argument(metavar="ID", help="Id of a run, the beginning of one, or `latest`.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
-HINT = (
-    "Its orchestrator ended before the run did. "
-    "The same `ganglion run` command goes on with it, unless the code has changed since."
-)
+ALONE = "train"
+"""Kind of the one step of a training that was run by itself."""
+
+ENDED_EARLY = "Its orchestrator ended before the run did. "
+HINT = ENDED_EARLY + "The same `ganglion run` command goes on with it, unless the code has changed since."
 
 
 @app.callback(invoke_without_command=True)
@@ -81,6 +83,10 @@ def list_runs(
         started = time_text(run.start)[:-3]
         table.add_row(run.id, state_text(run.state), started, spent, steps, escape(run.pipeline))
     console().print(table)
+    if stopped := next((run for run in found if run.state == INTERRUPTED), None):
+        console().print(
+            f"\nHow to go on with one that was interrupted: ganglion runs show {stopped.id}", soft_wrap=True
+        )
 
 
 @app.command()
@@ -158,5 +164,32 @@ def _print_detail(detail: RunDetail, out: Console) -> None:
     for step in detail.steps:
         if step.traceback:
             out.print(f"\n[bold]{step.name}[/]\n{escape(step.traceback.rstrip())}", soft_wrap=True)
-    if detail.state == INTERRUPTED:
-        out.print(f"\n{HINT}", soft_wrap=True)
+    if hint := _how_to_go_on(detail):
+        out.print(f"\n{escape(hint)}", soft_wrap=True)
+
+
+def _how_to_go_on(detail: RunDetail) -> str:
+    """What to do with a run that did not come to its end; empty where nothing is left of it."""
+    interrupted = detail.state == INTERRUPTED
+    if [step.kind for step in detail.steps] != [ALONE] or "set" not in detail.parameters:
+        return HINT if interrupted else ""
+    checkpoints = detail.parameters.get("checkpoints")
+    if checkpoints is not None and detail.state in (INTERRUPTED, "failed", "cancelled"):
+        newest = max((int(path.name) for path in Path(checkpoints).glob("*") if path.name.isdecimal()), default=None)
+        where = f"step {newest}, its newest checkpoint" if newest is not None else "its beginning: no checkpoint is"
+        begin = ENDED_EARLY if interrupted else ""
+        return f"{begin}{_command(detail)} goes on from {where} in {checkpoints}. The number of workers may be another."
+    if interrupted:
+        return (
+            f"{ENDED_EARLY}{_command(detail)} begins anew, as it keeps no checkpoints; give the training "
+            'checkpoints={"folder": ...} to have it go on.'
+        )
+    return ""
+
+
+def _command(detail: RunDetail) -> str:
+    """What a training was started with, as far as its result depends on it."""
+    given = detail.parameters
+    settings = "".join(f" --set {shlex.quote(str(text))}" for text in given["set"])
+    settings += f" --limit {given['limit']}" if "limit" in given else ""
+    return f"`ganglion train {shlex.quote(detail.pipeline)} --workers {given['workers']}{settings}`"

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
+from ganglion.cli.canary import canary_of
 from ganglion.cli.output import console, make_table, write_json
-from ganglion.core.errors import UserError
 from ganglion.core.project import find_folder
 
 if TYPE_CHECKING:
-    from ganglion.serving.rollout import Canary
     from ganglion.serving.service_client import ServiceClient
     from ganglion.serving.service_messages import Command
 
@@ -190,25 +189,6 @@ def stop(name: Name, url: Url = None, timeout: Timeout = 60.0) -> None:
     left = _ask(name, url, Stop(model=name, timeout=timeout), timeout)
     still = f"; {', '.join(left)} still served" if left else "; nothing is served there any more"
     console().print(f"{name} is served no longer{still}.")
-
-
-def canary_of(percent: float | None, steps: str | None) -> Canary | None:
-    """What is meant by `--canary` and `--steps`; without the first, the first step is it.
-
-    Raises:
-        UserError: the steps are not percentages that rise.
-    """
-    from ganglion.serving.rollout import Canary
-
-    if percent is None and steps is None:
-        return None
-    try:
-        following = tuple(float(step) for step in steps.split(",")) if steps is not None else ()
-    except ValueError as error:
-        raise UserError(f"--steps is {steps!r}; percentages are expected, such as 25,50,100.") from error
-    if percent is None:
-        return Canary(percent=following[0], steps=following[1:])
-    return Canary(percent=percent, steps=following)
 
 
 def _client() -> ServiceClient:

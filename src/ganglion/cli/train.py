@@ -97,7 +97,11 @@ def train(
         plan = fixed.plan
         script, scratch = _script(faults, workers, plan)
         spec = _spec(platform, plan, target, workers, min_workers, cpu, memory)
-        parameters = {"workers": workers, "set": overrides}
+        parameters: dict[str, Any] = {"workers": workers, "set": overrides}
+        if limit is not None:
+            parameters["limit"] = limit
+        if plan.checkpoints is not None:
+            parameters["checkpoints"] = plan.checkpoints.folder
         with (
             scratch as place,
             platform.single_job(target, step="train", kind="train", parameters=parameters, seed=plan.seed) as books,
@@ -205,6 +209,7 @@ def _run(
     platform: Platform, spec: Gang, books: SingleJob, script: tuple[Fault, ...], place: str, out: Console | None
 ) -> Outcome:
     from ganglion.testing.faults import with_faults
+    from ganglion.training.notes import note_text
     from ganglion.training.progress import ProgressBar
 
     spec = msgspec.structs.replace(spec, id=books.job, labels={"run": books.run, "step": "train"})
@@ -214,6 +219,8 @@ def _run(
 
         def hear(event: Event) -> None:
             books(event)
+            if line := note_text(event):
+                books.note(line, getattr(event, "member", ""))
             if progress is not None:
                 progress(event)
 
@@ -259,6 +266,9 @@ def _summarise(document: dict[str, Any], out: Console) -> None:
         out.print(f"{result['parameters']:,} parameters, digest {result['digest'][:16]}", soft_wrap=True)
         if result["bad_slices"]:
             out.print(f"{result['bad_slices']} slices could not be used and were left out")
+        if result["checkpoint_problem"]:
+            problem = escape(result["checkpoint_problem"])
+            out.print(f"[yellow]warning:[/] the last checkpoint could not be saved: {problem}", soft_wrap=True)
         if result["stopped"]:
             out.print(f"ended early: {escape(result['stopped'])}", soft_wrap=True)
         for line in _diagnosis_lines(result["diagnosis"]):

@@ -20,7 +20,6 @@ A message says what was given, what is allowed and what to do.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -86,6 +85,8 @@ def suggest(given: str, allowed: Iterable[str]) -> str:
     Returns:
         A sentence to append to an error message.
     """
+    import difflib  # a message that is wanted once is worth the wait; every start is not
+
     names = sorted(allowed)
     near = difflib.get_close_matches(given, names, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""

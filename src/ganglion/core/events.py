@@ -129,6 +129,32 @@ class MemberExited(MemberEvent, frozen=True, kw_only=True, tag="member_exited"):
     exit: Exit
 
 
+class MemberLeftOut(MemberEvent, frozen=True, kw_only=True, tag="member_left_out"):
+    """The others go on without this member of an elastic gang; its process and what it holds stay.
+
+    Attributes:
+        reason: what is known of it, such as `it is not heard of`.
+        taking_part: how many members go on.
+        members: how many would, if all could.
+    """
+
+    reason: str
+    taking_part: int
+    members: int
+
+
+class MemberReturned(MemberEvent, frozen=True, kw_only=True, tag="member_returned"):
+    """A member that was left out takes part again.
+
+    Attributes:
+        taking_part: how many members take part now.
+        members: how many would, if all could.
+    """
+
+    taking_part: int
+    members: int
+
+
 class JobFinished(Event, frozen=True, kw_only=True, tag="job_finished"):
     """The job is over and holds nothing any more.
 
@@ -149,5 +175,7 @@ AnyEvent = (
     | MemberReported
     | MemberSampled
     | MemberExited
+    | MemberLeftOut
+    | MemberReturned
     | JobFinished
 )

@@ -107,6 +107,20 @@ class StepUpdated(RunEvent, frozen=True, kw_only=True, tag="step_updated"):
     result: Any = None
 
 
+class StepNoted(RunEvent, frozen=True, kw_only=True, tag="step_noted"):
+    """Something that a person should know about a step which goes on.
+
+    Attributes:
+        step: name of the step in the run.
+        member: the process that it is about; empty where it is about the whole step.
+        message: one line.
+    """
+
+    step: str
+    member: str = ""
+    message: str
+
+
 class MetricReported(RunEvent, frozen=True, kw_only=True, tag="metric_reported"):
     """One value of one metric.
 
@@ -178,6 +192,7 @@ AnyRunEvent = (
     | StepStarted
     | StepFinished
     | StepUpdated
+    | StepNoted
     | MetricReported
     | ResourcesSampled
     | ModelPublished

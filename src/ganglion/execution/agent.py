@@ -35,6 +35,7 @@ from ganglion.execution.control import (
     Joined,
     Message,
     Pulse,
+    Reach,
     Ready,
     Report,
     Sample,
@@ -237,6 +238,9 @@ class _Agent:
             self.push(Ready(endpoint=value))
         elif kind == "accuse":
             self.push(Accuse(member=value.member, attempt=value.attempt))
+        elif kind == "reach":
+            peer, works = value
+            self.push(Reach(member=peer.member, attempt=peer.attempt, works=works))
         else:
             self.push(Report(values=value))
 

@@ -14,7 +14,7 @@ import msgspec
 
 from ganglion.core.events import Event
 from ganglion.core.resources import Resources, total
-from ganglion.execution.spec import AnySpec, MemberPlan
+from ganglion.execution.spec import AnySpec, MemberPlan, Numerics
 
 Sink = Callable[[Event], None]
 """Takes an event; may be called from any thread and returns at once."""
@@ -93,6 +93,10 @@ class Backend(Protocol):
         Raises:
             SpecError: the spec can never run here; the message says what is missing.
         """
+        ...
+
+    def warm(self, numerics: Numerics, preload: tuple[str, ...]) -> None:
+        """Processes with these numerics and preloads will be asked for soon: load ahead what can be, do not wait."""
         ...
 
     def reserve(self, plans: Sequence[MemberPlan], sink: Sink) -> None:

@@ -1,9 +1,9 @@
 """The control channel between the supervisor and the agent in each member.
 
 The agent dials the supervisor and identifies itself with a token. Frames are a four-byte big-endian length and one
-msgpack-encoded message. Up go `Hello`, `Ready`, `Report`, `Sample`, `Accuse` and `Pulse`; down go `Joined` (the
-membership), `Message` and `Echo`. The channel is the same on every backend; a closed channel means that the other side
-is gone, a silent one that it cannot be reached.
+msgpack-encoded message. Up go `Hello`, `Ready`, `Report`, `Sample`, `Accuse`, `Reach` and `Pulse`; down go `Joined`
+(the membership), `Message` and `Echo`. The channel is the same on every backend; a closed channel means that the other
+side is gone, a silent one that it cannot be reached.
 """
 
 from __future__ import annotations
@@ -76,6 +76,20 @@ class Accuse(Up, frozen=True, kw_only=True, tag="accuse"):
     attempt: int
 
 
+class Reach(Up, frozen=True, kw_only=True, tag="reach"):
+    """Whether this member reaches another one of its elastic gang, once that changes.
+
+    Attributes:
+        member: id of the other.
+        attempt: 1 for the first try.
+        works: whether the link between the two works.
+    """
+
+    member: str
+    attempt: int
+    works: bool
+
+
 class Pulse(Up, frozen=True, kw_only=True, tag="pulse"):
     """A sign of life of a member of an elastic gang, where a network is in between; answered with an `Echo`.
 
@@ -106,7 +120,7 @@ class Echo(Down, frozen=True, kw_only=True, tag="echo"):
     """The answer to a `Pulse`: the controller can be reached."""
 
 
-AnyUp = Hello | Ready | Report | Sample | Accuse | Pulse
+AnyUp = Hello | Ready | Report | Sample | Accuse | Reach | Pulse
 AnyDown = Joined | Message | Echo
 
 _encoder = msgspec.msgpack.Encoder()

@@ -46,6 +46,25 @@ class Broadcast(Instruction, frozen=True):
     membership: Membership
 
 
+class LeaveOut(Instruction, frozen=True):
+    """Tell whoever submitted the job that the others go on without this attempt."""
+
+    member: str
+    attempt: int
+    reason: str
+    taking_part: int
+    members: int
+
+
+class TakeBack(Instruction, frozen=True):
+    """Tell them that it takes part again."""
+
+    member: str
+    attempt: int
+    taking_part: int
+    members: int
+
+
 class Finish(Instruction, frozen=True):
     """The job is over."""
 

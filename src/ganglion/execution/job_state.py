@@ -44,7 +44,8 @@ class MemberState(msgspec.Struct, frozen=True, kw_only=True):
         endpoint: where it serves.
         entered: generation of the membership from which on it has taken part without a break.
         presence: its pulses, if it has any.
-        away: it cannot be reached and is left out until it can.
+        away: it is not heard of.
+        left_out: why it does not take part although it is ready; empty where it does.
         reason: why it was asked to stop.
         resume_at: when its back-off ends.
         leaving: it is not started again once it has ended (scaled down).
@@ -62,6 +63,7 @@ class MemberState(msgspec.Struct, frozen=True, kw_only=True):
     entered: int = 0
     presence: Presence | None = None
     away: bool = False
+    left_out: str = ""
     reason: StopReason | None = None
     resume_at: float | None = None
     leaving: bool = False
@@ -80,6 +82,7 @@ class JobState(msgspec.Struct, frozen=True, kw_only=True):
         restarts: how many restarts have been used.
         look_at: nobody is missed before; the machine was late, or had nobody to compare with.
         formed: the members of an elastic gang take part: all that start together were ready at the same time.
+        broken: links between two attempts, of which one has said that they do not work.
         regrouping: everybody is being stopped in order to start again together.
         ending: how the job will end once its members are gone.
         outcome: set when it is over.
@@ -93,6 +96,7 @@ class JobState(msgspec.Struct, frozen=True, kw_only=True):
     restarts: int = 0
     look_at: float = 0.0
     formed: bool = False
+    broken: frozenset[frozenset[tuple[str, int]]] = frozenset()
     regrouping: bool = False
     ending: Outcome | None = None
     outcome: Outcome | None = None

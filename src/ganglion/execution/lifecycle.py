@@ -12,8 +12,9 @@ The rules:
   stopped at once.
 - An elastic gang (`Gang.elastic`) goes on without those it lost while they are replaced, and is told so at once. It
   ends with the first member that returns, and fails with the first that raises.
-- A member of an elastic gang that cannot be reached (`presence`) is left out of the membership until it is heard of
-  again; its process is given up only after `lost_after`, or a time that suits anybody.
+- A member of an elastic gang that cannot be reached, by the controller (`presence`) or by others (`links`), is left out
+  of the membership until it can; its process is given up only when it was not heard of for `lost_after`, or for a time
+  that suits anybody.
 - A job ends with the members that complete; the others (parameter servers) are then drained. Replicas never complete:
   a service ends when it is drained or cancelled.
 """
@@ -26,11 +27,23 @@ import msgspec
 
 from ganglion.core.events import ExitKind
 from ganglion.execution.exits import Evidence, StopReason, classify
-from ganglion.execution.instructions import Broadcast, Finish, Instruction, Release, Reserve, Start, Stop
+from ganglion.execution.instructions import (
+    Broadcast,
+    Finish,
+    Instruction,
+    LeaveOut,
+    Release,
+    Reserve,
+    Start,
+    Stop,
+    TakeBack,
+)
 from ganglion.execution.job_state import LIVE, JobState, MemberState, Phase
+from ganglion.execution.limits import admission_limit, deadline, due_at, limits, presences
+from ganglion.execution.links import cut_off
 from ganglion.execution.member import Membership, Peer
 from ganglion.execution.outcome import Outcome, OutcomeState
-from ganglion.execution.presence import LATE, PULSE, Presence, due, hear, silent
+from ganglion.execution.presence import LATE, PULSE, due, hear, silent
 from ganglion.execution.signals import (
     Accused,
     Admitted,
@@ -39,6 +52,7 @@ from ganglion.execution.signals import (
     Drain,
     Ended,
     Joined,
+    Reached,
     Ready,
     Replace,
     Scale,
@@ -49,10 +63,6 @@ from ganglion.execution.spec import AnySpec, Gang, MemberPlan, Service, plan_rep
 
 FAILURE_GRACE = 0.3
 """Seconds that the other members of a failed gang get to end: their work is lost anyway."""
-
-SILENT_FOR = 120.0
-"""Seconds without a sign of life after which a member that takes part in an elastic gang is given up, if its spec does
-not say; a library that lets no other thread run for a while is no reason to."""
 
 STEADY = 60.0
 """Seconds after which a member that stayed up has its earlier failures forgiven when its back-off is computed."""
@@ -80,62 +90,6 @@ def advance(state: JobState, signal: Signal, now: float) -> tuple[JobState, tupl
     transition.take(signal)
     transition.settle()
     return transition.state, tuple(transition.instructions)
-
-
-def deadline(state: JobState) -> float | None:
-    """When the machine wants a `Tick` at the latest; `None` if it waits for nothing but signals."""
-    if state.outcome is not None:
-        return None
-    spec = state.spec
-    times = [_admission_limit(state)]
-    for member in state.members.values():
-        times += [_due(at, reason, state) for at, reason in _limits(spec, member)]
-        if member.phase is Phase.BACKOFF and member.resume_at is not None and not state.regrouping:
-            times.append(member.resume_at)
-    if state.ending is None and (missed := due(_presences(state).values())) is not None:
-        times.append(max(missed, state.look_at))
-    earliest = min(times)
-    return earliest if earliest < math.inf else None
-
-
-def _admission_limit(state: JobState) -> float:
-    """When a job that has not got its resources gives up."""
-    patience = state.spec.admission_timeout
-    return math.inf if state.admitted or patience is None else state.submitted + patience
-
-
-def _presences(state: JobState) -> dict[str, Presence]:
-    """The pulses of those who take part."""
-    return {
-        name: member.presence
-        for name, member in state.members.items()
-        if member.presence is not None and member.phase is Phase.READY and not member.away
-    }
-
-
-def _limits(spec: AnySpec, member: MemberState) -> list[tuple[float, StopReason]]:
-    """Moments at which this member has to be stopped, and why."""
-    if member.phase not in LIVE or member.phase is Phase.STOPPING:
-        return []
-    limits: list[tuple[float, StopReason]] = []
-    if spec.timeout is not None:
-        limits.append((member.since + spec.timeout, StopReason.TIMED_OUT))
-    if isinstance(spec, Service) and member.phase is not Phase.READY:
-        limits.append((member.since + spec.readiness_timeout, StopReason.TIMED_OUT))
-    if member.seen is not None and (patience := _patience(spec, member)) is not None:
-        limits.append((member.seen + patience, StopReason.LOST))
-    return limits
-
-
-def _patience(spec: AnySpec, member: MemberState) -> float | None:
-    """Seconds without a sign of life after which a member is given up."""
-    takes_part = isinstance(spec, Gang) and spec.elastic and member.phase is Phase.READY
-    return SILENT_FOR if spec.lost_after is None and takes_part else spec.lost_after
-
-
-def _due(at: float, reason: StopReason, state: JobState) -> float:
-    """When a limit counts; whoever seems lost is heard first, if the machine was late."""
-    return max(at, state.look_at) if reason is StopReason.LOST else at
 
 
 class _Transition:
@@ -190,6 +144,9 @@ class _Transition:
             case Accused(member=name, attempt=attempt):
                 if self.elastic and (member := self.current(name, attempt)):
                     self.stop(member, StopReason.LOST, 0.0)
+            case Reached(member=name, attempt=attempt, peer=peer, number=number, works=works):
+                if self.elastic and self.current(name, attempt) and self.current(peer, number):
+                    self.link(frozenset({(name, attempt), (peer, number)}), works)
             case Cancel() if self.state.ending is not None:
                 self.hurry()
             case Cancel():
@@ -241,6 +198,7 @@ class _Transition:
             seen=None,
             presence=None,
             away=False,
+            left_out="",
             address="",
             endpoint="",
             reason=None,
@@ -278,6 +236,40 @@ class _Transition:
             if self.elastic:
                 self.form()
 
+    def link(self, pair: frozenset[tuple[str, int]], works: bool) -> None:
+        """Two members can or cannot reach each other."""
+        self.change(broken=self.state.broken - {pair} if works else self.state.broken | {pair})
+        if {name for name, member in self.state.members.items() if member.left_out} != self.outside().keys():
+            self.broadcast()
+
+    def outside(self) -> dict[str, str]:
+        """Who of those who are ready does not take part, and why."""
+        if not self.elastic or not self.state.formed:
+            return {}
+        ready = {name: member for name, member in self.state.members.items() if member.phase is Phase.READY}
+        heard = [name for name, member in ready.items() if not member.away]
+        now = {(name, ready[name].attempt) for name in heard}
+        broken = {frozenset(name for name, _ in pair) for pair in self.state.broken if pair <= now}
+        cut = cut_off(heard, broken, [name for name in heard if ready[name].left_out])
+        peers = {name: sorted(other for pair in broken if name in pair for other in pair - cut) for name in cut}
+        return {name: "it is not heard of" for name in ready if name not in heard} | {
+            name: f"it and {', '.join(peers[name])} cannot reach each other" for name in cut
+        }
+
+    def sort_out(self) -> None:
+        """Leave out those who cannot be reached, take back those who can, and say so."""
+        outside = self.outside()
+        ready = [member for member in self.members if member.phase is Phase.READY]
+        numbers = (len(ready) - len(outside), len(ready))
+        for member in ready:
+            name, reason = member.plan.member, outside.get(member.plan.member, "")
+            if reason and not member.left_out:
+                self.instructions.append(LeaveOut(name, member.attempt, reason, *numbers))
+            elif member.left_out and not reason:
+                member = self.put(member, entered=self.state.generation + 1)
+                self.instructions.append(TakeBack(name, member.attempt, *numbers))
+            self.put(member, left_out=reason)
+
     def form(self) -> None:
         """Let the members of an elastic gang take part, once all that start together are ready."""
         waiting = any(member.phase is not Phase.READY for member in self.members if member.plan.required)
@@ -292,6 +284,7 @@ class _Transition:
         waiting = [member for member in self.members if member.phase in (Phase.STARTING, Phase.BACKOFF)]
         if not self.state.formed and any(member.plan.required for member in waiting):
             return
+        self.sort_out()
         peers = tuple(
             Peer(
                 member=member.plan.member,
@@ -300,7 +293,7 @@ class _Transition:
                 rank=member.plan.rank,
                 address=member.address,
                 attempt=member.attempt,
-                endpoint=member.endpoint if self.state.formed and not member.away else "",
+                endpoint=member.endpoint if self.state.formed and not member.left_out else "",
                 entered=member.entered,
             )
             for member in self.members
@@ -323,6 +316,8 @@ class _Transition:
         replaced = member.phase is Phase.STOPPING and member.reason is None
         steady = member.seen is not None and self.now - member.since >= STEADY
         failures = 0 if steady else member.failures
+        over = (member.plan.member, member.attempt)
+        self.change(broken=frozenset(pair for pair in self.state.broken if over not in pair))
         member = self.put(member, phase=Phase.ENDED, exit=exit_, failures=failures)
         if self.state.ending is not None or member.leaving:
             return
@@ -415,14 +410,14 @@ class _Transition:
         if self.late and (self.elastic or self.state.spec.lost_after is not None):  # then it matters who was heard
             self.change(look_at=self.now + PULSE)
         state, spec = self.state, self.state.spec
-        if state.ending is None and self.now >= _admission_limit(state):
+        if state.ending is None and self.now >= admission_limit(state):
             needs = " + ".join(str(member.plan.resources) for member in self.members if member.plan.required)
             message = f"no resources within {spec.admission_timeout:g} s (needs {needs or spec.resources})"
             self.finish_with(Outcome(state=OutcomeState.FAILED, message=message), StopReason.CANCELLED)
         for member in self.members:
-            for at, reason in _limits(spec, member):
+            for at, reason in limits(spec, member):
                 if (
-                    self.now >= _due(at, reason, self.state)
+                    self.now >= due_at(at, reason, self.state)
                     and self.state.members[member.plan.member].phase is not Phase.STOPPING
                 ):
                     self.stop(member, reason, spec.grace)
@@ -432,11 +427,11 @@ class _Transition:
 
     def miss(self) -> None:
         """Leave out those who have become silent, unless it is this machine that was late or is cut off."""
-        presences = _presences(self.state)
-        missed = due(presences.values())
+        pulses = presences(self.state)
+        missed = due(pulses.values())
         if missed is None or self.now < max(missed, self.state.look_at):
             return
-        gone = silent(presences, self.now)
+        gone = silent(pulses, self.now)
         for name in gone:
             self.put(self.state.members[name], away=True)
         if gone:

@@ -140,6 +140,10 @@ class Member:
         """Say that a peer of an elastic gang has stopped working; the controller ends that attempt and replaces it."""
         self._send("accuse", peer)
 
+    def reach(self, peer: Peer, works: bool) -> None:
+        """Say whether the link to a peer of an elastic gang works; where not, the controller leaves one of both out."""
+        self._send("reach", (peer, works))
+
     def listen(self) -> tuple[socket.socket, str]:
         """Open the stream socket that this member serves on, the way its backend wants it.
 

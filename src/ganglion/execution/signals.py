@@ -58,6 +58,24 @@ class Accused(Signal, frozen=True):
     attempt: int
 
 
+class Reached(Signal, frozen=True):
+    """A member of an elastic gang says whether the link between this attempt and itself works.
+
+    Attributes:
+        member: that says so.
+        attempt: of it.
+        peer: on the other end.
+        number: the attempt of the peer.
+        works: whether it does.
+    """
+
+    member: str
+    attempt: int
+    peer: str
+    number: int
+    works: bool
+
+
 class Ended(Signal, frozen=True):
     """The process of this attempt is gone, or could not be created."""
 

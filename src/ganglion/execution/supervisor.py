@@ -27,18 +27,21 @@ from ganglion.core.events import (
     JobFinished,
     MemberExited,
     MemberJoined,
+    MemberLeftOut,
     MemberReady,
     MemberReported,
+    MemberReturned,
     MemberSampled,
 )
 from ganglion.core.log import get_logger
 from ganglion.execution import instructions, signals
 from ganglion.execution.backend import Backend, Handle, Launch
 from ganglion.execution.channel import ControlServer
-from ganglion.execution.control import Accuse, AnyUp, Hello, Joined, Message, Pulse, Ready, Report, Sample
+from ganglion.execution.control import Accuse, AnyUp, Hello, Joined, Message, Pulse, Reach, Ready, Report, Sample
 from ganglion.execution.exits import Evidence, MemberEnded
 from ganglion.execution.job_state import JobState
-from ganglion.execution.lifecycle import advance, begin, deadline
+from ganglion.execution.lifecycle import advance, begin
+from ganglion.execution.limits import deadline
 from ganglion.execution.outcome import Outcome, OutcomeState
 from ganglion.execution.spec import AnySpec
 
@@ -211,6 +214,8 @@ class Supervisor:
                 self._queue.put((job, signals.Alive(member, attempt, gap)))
             case Accuse(member=accused, attempt=number):
                 self._queue.put((job, signals.Accused(accused, number)))
+            case Reach(member=peer, attempt=number, works=works):
+                self._queue.put((job, signals.Reached(member, attempt, peer, number, works)))
             case Sample(cpu_seconds=cpu, memory=memory, threads=threads):
                 self._sink(
                     MemberSampled(
@@ -342,6 +347,9 @@ class Supervisor:
             case instructions.Broadcast(membership=membership):
                 for peer in membership.peers:
                     self.control.send(job.spec.id, peer.member, Joined(membership=membership))
+            case instructions.LeaveOut() | instructions.TakeBack():
+                kind = MemberLeftOut if isinstance(order, instructions.LeaveOut) else MemberReturned
+                self._notify(job, kind(at=self._clock.now(), job=job.spec.id, **msgspec.structs.asdict(order)))
             case instructions.Finish(outcome=outcome):
                 finished = JobFinished(
                     at=self._clock.now(), job=job.spec.id, state=outcome.state.value, message=outcome.message

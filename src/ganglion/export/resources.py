@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from types import NoneType
 from typing import Any
 
 import msgspec
@@ -16,6 +17,8 @@ from ganglion.execution.spec import Gang, OnControlLoss, Role, Service
 from ganglion.export.documents import to_yaml
 from ganglion.export.naming import RUN_LABEL, step_name
 from ganglion.export.order import StepOrder
+from ganglion.pipelines.serve import step_options
+from ganglion.serving.options import ServingOptions
 from ganglion.workflow.graph import Node
 from ganglion.workflow.operation import HostedOperation
 
@@ -76,22 +79,26 @@ def serving_resource(node: Node, order: StepOrder, home: dict[str, str], config:
     """An InferenceService that outlives the workflow and is replaced by that of the next one.
 
     Raises:
-        SpecError: name, replicas or cores are not known yet.
+        SpecError: name, cores or what is said of replicas are not known yet.
+        UserError: what is said of replicas contradicts itself.
     """
     name = _literal(node, "name", str)
+    options = _serving_options(node)
     service = Service(
         id=name,
         entry=Entry(path="ganglion.export.pod:serve"),
         arguments={**_arguments(order, retried=False), "port": config.port},
-        resources=Resources(cpu=_literal(node, "cpu", float, int)) + _GATEWAY,
-        replicas=_literal(node, "replicas", int),
+        resources=options.resources + _GATEWAY,
+        replicas=max(1, options.min_replicas),
         environment={**node.options.environment, **home},
         readiness_timeout=300.0,
         grace=30.0,
         on_control_loss=OnControlLoss.CONTINUE,
         labels={"step": node.name},
     )
-    serving = msgspec.structs.replace(config, serving="inferenceservice", readiness_path=f"/v1/models/{name}")
+    serving = msgspec.structs.replace(
+        _scaled(config, options), serving="inferenceservice", readiness_path=f"/v1/models/{name}"
+    )
     (manifest,) = render(service, serving)
     return {
         "resource": {
@@ -102,6 +109,39 @@ def serving_resource(node: Node, order: StepOrder, home: dict[str, str], config:
         },
         "outputs": {"parameters": [_run_output(), {"name": "url", "valueFrom": {"jsonPath": "{.status.address.url}"}}]},
     }
+
+
+def _serving_options(node: Node) -> ServingOptions:
+    """How each model of the step is served, from its arguments."""
+    return step_options(
+        replicas=_literal(node, "replicas", int, NoneType),
+        cpu=_literal(node, "cpu", float, int),
+        min_replicas=_literal(node, "min_replicas", int, NoneType),
+        max_replicas=_literal(node, "max_replicas", int, NoneType),
+        scale_metric=_literal(node, "scale_metric", str),
+        scale_target=_literal(node, "scale_target", float, int, NoneType),
+        container_concurrency=_literal(node, "container_concurrency", int),
+    )
+
+
+def _scaled(config: KubernetesConfig, options: ServingOptions) -> KubernetesConfig:
+    """The configuration with what the step says of replicas, where it does not say so itself.
+
+    Raises:
+        SpecError: the target is no whole number, which KServe takes only.
+    """
+    scaling: dict[str, Any] = {"min_replicas": options.min_replicas, "max_replicas": options.max_replicas}
+    if options.elastic:
+        if options.target != int(options.target):
+            raise SpecError(f"scale_target is {options.target:g}; an InferenceService takes a whole number.")
+        scaling |= {"scale_metric": options.scale_metric, "scale_target": int(options.target)}
+    if options.container_concurrency:
+        scaling["concurrency"] = options.container_concurrency
+    untold = KubernetesConfig()
+    given = {name: value for name, value in scaling.items() if getattr(config, name) == getattr(untold, name)}
+    if config.scale_metric:
+        given.pop("scale_target", None)  # that of another metric
+    return msgspec.structs.replace(config, **given)
 
 
 def _run_output() -> Manifest:

@@ -13,10 +13,12 @@ from ganglion.artifacts.package import ImageInput
 from ganglion.artifacts.store import Artifact, FolderStore
 from ganglion.core import config
 from ganglion.core.errors import ConfigurationError, suggest
+from ganglion.core.events import Event
 from ganglion.data import PlainSource, PreparedDataset
 from ganglion.execution.entry import Entry
 from ganglion.pipelines.ingest import HELD_OUT, TRAIN, TrainingData, training_data
 from ganglion.training import Export, Factory, TrainingPlan, TrainingResult, gang
+from ganglion.training.notes import note_text
 from ganglion.workflow import Host, operation
 
 LOADER = Entry(path="ganglion.data.loading.loader:open_loader")
@@ -96,10 +98,17 @@ def train(
         import_path=call.import_path,
         labels=call.labels,
     )
-    outcome = host.run(spec)
+
+    def hear(event: Event) -> None:
+        if line := note_text(event):
+            host.note(line, getattr(event, "member", ""))
+
+    outcome = host.run(spec, hear)
     outcome.raise_for_failure()
     result = msgspec.convert(outcome.value, TrainingResult)
     assert result.artifact is not None, "a store was given"
+    if result.checkpoint_problem:
+        host.note(f"warning: the last checkpoint could not be saved: {result.checkpoint_problem}")
     return Candidate(name=name, package=result.artifact, metrics=result.metrics, parameters=result.parameters)
 
 

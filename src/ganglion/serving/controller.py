@@ -23,11 +23,12 @@ from ganglion.execution.supervisor import Listener, Supervisor
 from ganglion.serving.callers import Callers
 from ganglion.serving.control_thread import ControlThread
 from ganglion.serving.deployment import Deployment
+from ganglion.serving.ensembles import check_ensemble
 from ganglion.serving.fleet import Fleet
 from ganglion.serving.gateway.access_log import check_writable
-from ganglion.serving.gateway.ensemble import check_ensemble
 from ganglion.serving.gateway.tally import MOST_GATEWAYS, assign_rows
 from ganglion.serving.gateway_control import GatewayControl
+from ganglion.serving.gateway_watch import GatewayWatch
 from ganglion.serving.grpc.endpoint import GrpcEndpoint
 from ganglion.serving.options import SHARE, ServingOptions
 from ganglion.serving.policy import PolicyName, VersionPolicy
@@ -35,14 +36,14 @@ from ganglion.serving.port import SharedPort
 from ganglion.serving.repository import ModelRepository
 from ganglion.serving.rollout import Canary
 from ganglion.serving.routes import EnsembleRoute, Routes
-from ganglion.serving.runtime import check_servable
+from ganglion.serving.servable import check_servable
 from ganglion.serving.services import gateway_service
 
 QUARANTINE = ".quarantine"
 """Folder in the repository in which requests are kept that ended two replicas."""
 
 WATCH_INTERVAL = 0.5
-"""Seconds between two looks for newer versions."""
+"""Seconds between two looks for newer versions, and for gateways that have stopped."""
 
 _REPLICAS = 2
 """Replicas where nothing is said."""
@@ -103,9 +104,10 @@ class ModelServer:
             settled=lambda: self._fleet.end_settled(),
             loads=lambda loads: self._fleet.take_loads(loads),
             traffic=lambda traffic: self._fleet.take_traffic(traffic),
+            watch=GatewayWatch(self._port.tally.beats, self._port.tally.forget),
         )
         self._fleet = Fleet(supervisor, repository, ids, self._control, self._listen)
-        self._thread = ControlThread("ganglion-serving", self._fleet.look_around, WATCH_INTERVAL)
+        self._thread = ControlThread("ganglion-serving", self._look_around, WATCH_INTERVAL)
         spec = gateway_service(
             ids.new("gateway"), door=self._port.door, gateways=gateways, resources=gateway, access_log=access_log
         )
@@ -386,6 +388,10 @@ class ModelServer:
             raise ControlError(f"Waited {timeout:g} s for {what}. Now: {self.status()}") from error
 
     # in the thread
+
+    def _look_around(self) -> None:
+        self._control.look()
+        self._fleet.look_around()
 
     def _routes(self, generation: int) -> Routes:
         return Routes(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgspec
@@ -50,10 +51,22 @@ class Deployment:
         self._verdict = ""
         self._promised = policy
 
-    def start_with(self, ceiling: int) -> int:
-        """Replicas that a version begins with: as many as the one that answers has, and one even where none may do."""
+    def start_with(self, ceiling: int, percent: float = 100.0) -> int:
+        """Replicas that a version begins with: as many as the one that answers has, and one even where none may do.
+
+        Args:
+            ceiling: most replicas that the backend could hold.
+            percent: of the requests that it is given; of the replicas it gets as much.
+        """
         answering = next((run.wanted for run in self.live() if run.version == self.default), 0)
-        return self.bounded(max(1, answering), ceiling)
+        return _share(self.bounded(max(1, answering), ceiling), percent)
+
+    def fitting(self, run: VersionRun, ceiling: int) -> int:
+        """Replicas that a version is to have under the options in force: the allowed number nearest to what it has."""
+        rollout = self.rollout
+        if rollout is not None and run is self.tried():
+            return self.start_with(ceiling, rollout.percent)
+        return self.bounded(run.wanted, ceiling)
 
     def bounded(self, replicas: int, ceiling: int) -> int:
         """The allowed number that is nearest.
@@ -77,7 +90,10 @@ class Deployment:
         run = next((run for run in reversed(self.runs) if run.version == load.version and run.state != "END"), None)
         if run is None or not self.options.elastic:
             return None
-        wanted = run.follow(load, self.options, now=now, ceiling=ceiling)
+        options = self.options
+        if self.rollout is not None and run is self.tried() and options.min_replicas:
+            options = msgspec.structs.replace(options, min_replicas=_share(options.min_replicas, self.rollout.percent))
+        wanted = run.follow(load, options, now=now, ceiling=ceiling)
         return (run, wanted) if wanted != run.wanted else None
 
     def add(self, run: VersionRun) -> None:
@@ -223,7 +239,7 @@ class Deployment:
         """Let the version that is tried go on, take over, or go; returns why, and the versions that are to go."""
         if self.rollout is None:
             return Decision("wait", ""), []
-        decision = decide(self.rollout, now)
+        decision = self._grown(decide(self.rollout, now))
         self._verdict = decision.reason
         leaving: list[VersionRun] = []
         match decision.what:
@@ -233,9 +249,28 @@ class Deployment:
                 leaving = self.promote(decision.reason)
             case "roll back":
                 leaving = self.abandon(decision.reason)
-            case "wait":
+            case "grow" | "wait":
                 pass
         return decision, leaving
+
+    def _grown(self, decision: Decision) -> Decision:
+        """Before a version that is tried gets more requests it has as many replicas as they need."""
+        tried = self.tried()
+        if decision.what not in ("advance", "promote") or tried is None:
+            return decision
+        needed = self.replicas_next()
+        if len(tried.ready) >= needed:
+            return decision
+        return Decision(
+            "grow", f"{decision.reason}; {len(tried.ready)} of {needed} replicas are ready for its next part"
+        )
+
+    def replicas_next(self) -> int:
+        """Replicas that the version that is tried needs for its next percentage."""
+        assert self.rollout is not None
+        steps = self.rollout.canary.steps[self.rollout.step :]
+        answering = next((run.wanted for run in self.live() if run.version == self.default), 0)
+        return _share(answering, steps[0] if steps else self.rollout.percent)
 
     def promote(self, reason: str) -> list[VersionRun]:
         """Let the version that is tried take over; returns the version that goes for it."""
@@ -310,3 +345,8 @@ class Deployment:
         return (
             CanaryRoute(rollout.version, rollout.percent) if rollout is not None and rollout.since is not None else None
         )
+
+
+def _share(replicas: int, percent: float) -> int:
+    """The replicas that so many percent of the requests need, at least one."""
+    return max(1, math.ceil(replicas * percent / 100))

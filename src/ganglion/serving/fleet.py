@@ -26,7 +26,7 @@ from ganglion.serving.options import ServingOptions
 from ganglion.serving.policy import VersionPolicy
 from ganglion.serving.repository import ModelRepository
 from ganglion.serving.rollout import Canary
-from ganglion.serving.runtime import check_servable
+from ganglion.serving.servable import check_servable
 from ganglion.serving.services import model_service
 from ganglion.serving.traffic import Traffic
 from ganglion.serving.version_run import VersionRun
@@ -117,7 +117,7 @@ class Fleet:
         deployment.options = options
         ceiling = self._ceiling(options.resources)
         for run in deployment.live():
-            self._resize(run, deployment.bounded(run.wanted, ceiling))
+            self._resize(run, deployment.fitting(run, ceiling))
         self._gateway.push()
         return lambda: all(len(run.ready) == run.wanted for run in deployment.live())
 
@@ -165,21 +165,23 @@ class Fleet:
 
         return self._gateway.when(lambda: run.served, failed)
 
-    def _start(self, deployment: Deployment, version: int) -> VersionRun:
-        """Start a version unless it is running."""
+    def _start(self, deployment: Deployment, version: int, percent: float = 100.0) -> VersionRun:
+        """Start a version unless it is running, with the replicas that so many percent of the requests need."""
         options = deployment.options
         ceiling = self._ceiling(options.resources)
         running = self._running(deployment, version)
         if running is not None:
+            wanted = max(running.wanted, deployment.start_with(ceiling))
             self._go(self._prefer(deployment, running))
-            self._resize(running, deployment.bounded(running.wanted, ceiling))
+            self._resize(running, deployment.bounded(wanted, ceiling))
             self._gateway.push()
             return running
         manifest = self._repository.manifest(deployment.name, version)
         check_servable(manifest)
         job = self._ids.new(f"serve-{deployment.name}-{version}")
-        least = max(1, options.min_replicas) if options.elastic else None
-        run = VersionRun(job, version, manifest, deployment.start_with(ceiling), least=least)
+        wanted = deployment.start_with(ceiling, percent)
+        least = min(wanted, max(1, options.min_replicas)) if options.elastic else None
+        run = VersionRun(job, version, manifest, wanted, least=least)
         folder = self._repository.path(deployment.name, version).absolute()
         run.package = str(folder) if options.fused else ""
         spec = model_service(
@@ -217,7 +219,7 @@ class Fleet:
 
     def _try_out(self, deployment: Deployment, version: int, canary: Canary, policy: VersionPolicy) -> VersionRun:
         """Start a version, or take one that is tried already, and give it its part of the requests."""
-        run = self._running(deployment, version) or self._start(deployment, version)
+        run = self._running(deployment, version) or self._start(deployment, version, canary.percent)
         others = [other for other in deployment.live() if other is not run and other.version != deployment.default]
         self._go(deployment.retire(others))
         deployment.try_out(run, canary, policy, time.monotonic())
@@ -231,12 +233,22 @@ class Fleet:
         decision, leaving = deployment.judge(time.monotonic())
         if decision.what == "wait":
             return
+        if decision.what == "grow":
+            self._grow(deployment)
+            return
         if decision.what == "roll back":
             _log.error("rolled_back", model=deployment.name, version=version, reason=decision.reason)
         else:
             _log.info(decision.what, model=deployment.name, version=version, reason=decision.reason)
         self._go(leaving)
         self._gateway.push()
+
+    def _grow(self, deployment: Deployment) -> None:
+        """Start the replicas that the version that is tried needs before it gets its next part."""
+        run, needed = deployment.tried(), deployment.replicas_next()
+        if run is not None and run.wanted < needed:
+            self._resize(run, needed)
+            self._gateway.push()
 
     def take_traffic(self, traffic: Sequence[Traffic]) -> None:
         """Compare versions by what the gateway observed."""

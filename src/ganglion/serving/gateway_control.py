@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 
 from ganglion.core.errors import ControlError
-from ganglion.core.events import Event, MemberExited, MemberJoined, MemberReady, MemberReported
+from ganglion.core.events import Event, MemberExited, MemberJoined, MemberReady, MemberReported, MemberStarted
 from ganglion.execution.supervisor import Job
+from ganglion.serving.gateway_watch import GatewayWatch
 from ganglion.serving.load import LOAD, Load, LoadSum, loads_from_data
 from ganglion.serving.routes import SETTLED, Routes
 from ganglion.serving.traffic import TRAFFIC, Traffic, traffic_from_data
@@ -22,6 +24,7 @@ class GatewayControl:
         settled: called when the gateways may have settled on newer routes.
         loads: called with the loads of all gateways together.
         traffic: called with what came of the requests to versions that are compared.
+        watch: looks after the processes.
 
     Attributes:
         generation: of the routes that were told last.
@@ -33,6 +36,7 @@ class GatewayControl:
         settled: Callable[[], None],
         loads: Callable[[list[Load]], None],
         traffic: Callable[[list[Traffic]], None],
+        watch: GatewayWatch,
     ) -> None:
         self.generation = 0
         self._states: dict[str, str] = {}
@@ -42,6 +46,7 @@ class GatewayControl:
         self._on_settled = settled
         self._on_loads = loads
         self._on_traffic = traffic
+        self._watch = watch
         self._job: Job | None = None
         self._waiting: list[Waiter] = []
 
@@ -52,6 +57,8 @@ class GatewayControl:
     def observe(self, event: Event) -> None:
         """Take an event of the gateways' job into account."""
         match event:
+            case MemberStarted(member=member, pid=pid):
+                self._watch.begin(member, pid)
             case MemberJoined(member=member):
                 self._settled[member] = 0
                 self._send(member)
@@ -59,6 +66,7 @@ class GatewayControl:
                 self._states[member] = "ready"
             case MemberExited(member=member, exit=exit_):
                 self._states[member] = f"starting again: {exit_.message}"
+                self._watch.end(member)
                 self._settled.pop(member, None)  # it holds nothing any more
                 self._sum.forget(member)
                 self._settle()
@@ -71,6 +79,10 @@ class GatewayControl:
                 self._on_traffic(traffic_from_data(values[TRAFFIC]))
             case _:
                 pass
+
+    def look(self) -> None:
+        """Have those replaced that have stopped."""
+        self._watch.look(time.monotonic())
 
     @property
     def state(self) -> str:

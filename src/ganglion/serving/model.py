@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,6 @@ from ganglion.artifacts.checks import read_checks
 from ganglion.artifacts.package import PackageManifest, read_package
 from ganglion.core.errors import DataError, ModelError
 from ganglion.core.log import get_logger
-from ganglion.serving.preprocess import decode_image
 from ganglion.serving.runtime import Tensors, load_runtime
 from ganglion.serving.wire import Failure
 
@@ -34,6 +36,11 @@ class LoadedModel:
         self._folder = folder
         self.manifest: PackageManifest = read_package(folder)
         self._runtime = load_runtime(folder, self.manifest)
+        if self.manifest.image is not None:
+            from ganglion.serving.preprocess import decode_image  # brings an image library, which others do not need
+
+            self._decode = decode_image
+        self._most = 0
         self._outputs = [(tensor, np.dtype(tensor.dtype)) for tensor in self.manifest.signature.outputs]
 
     def close(self) -> None:
@@ -53,15 +60,17 @@ class LoadedModel:
     def warm(self, rows: int) -> None:
         """Predict zeros in batches of 1, 2, 4 and so on up to `rows`, so that the first caller waits for nothing.
 
+        What the larger ones took is given back: a model that nobody asks is to need little. From now on no more than
+        `rows` instances are computed at once, however many come together.
+
         Raises:
             ModelError: the model does not give what its signature says.
         """
         for count in (*(2**power for power in range((rows - 1).bit_length())), rows):
-            zeros = {
-                tensor.name: np.zeros((count, *(max(size, 1) for size in tensor.shape[1:])), tensor.dtype)
-                for tensor in self.manifest.signature.inputs
-            }
-            self._run(zeros, count)
+            self._run(self._zeros(count), count)
+        self._most = rows
+        self._runtime.settle(self._zeros(1))
+        give_back_memory()
 
     def predict(self, inputs: Tensors) -> tuple[Tensors, list[Failure]]:
         """Predict a batch of tensors.
@@ -75,6 +84,8 @@ class LoadedModel:
             Outputs by name, rows of failed instances zero (empty when all failed), and the failures.
         """
         rows = len(next(iter(inputs.values())))
+        if 0 < self._most < rows:
+            return self._in_slices(inputs, rows)
         try:
             return self._run(inputs, rows), []
         except DataError as error:
@@ -99,7 +110,7 @@ class LoadedModel:
         failures: list[Failure] = []
         for row, data in enumerate(images):
             try:
-                pixels[row] = decode_image(data, self.manifest.image).reshape(tensor.shape[1:])
+                pixels[row] = self._decode(data, self.manifest.image).reshape(tensor.shape[1:])
             except DataError as error:
                 failures.append(Failure(row, True, str(error)))
         good = [row for row in range(len(images)) if row not in {failure.row for failure in failures}]
@@ -108,6 +119,12 @@ class LoadedModel:
         outputs, failed = self.predict({tensor.name: pixels[good]})
         failures += [Failure(good[failure.row], failure.invalid, failure.message) for failure in failed]
         return {name: _scatter(values, good, len(images)) for name, values in outputs.items()}, failures
+
+    def _zeros(self, rows: int) -> Tensors:
+        return {
+            tensor.name: np.zeros((rows, *(max(size, 1) for size in tensor.shape[1:])), tensor.dtype)
+            for tensor in self.manifest.signature.inputs
+        }
 
     def _run(self, inputs: Tensors, rows: int) -> Tensors:
         outputs = self._runtime.predict(inputs)
@@ -130,6 +147,26 @@ class LoadedModel:
                 )
         return outputs
 
+    def _in_slices(self, inputs: Tensors, rows: int) -> tuple[Tensors, list[Failure]]:
+        """Predict more instances than are computed at once."""
+        answers: list[tuple[int, Tensors]] = []
+        failures: list[Failure] = []
+        for start in range(0, rows, self._most):
+            outputs, failed = self.predict(
+                {name: values[start : start + self._most] for name, values in inputs.items()}
+            )
+            failures += [Failure(start + failure.row, failure.invalid, failure.message) for failure in failed]
+            if outputs:
+                answers.append((start, outputs))
+        collected: Tensors = {}
+        for start, outputs in answers:
+            for name, values in outputs.items():
+                whole = collected.get(name)
+                if whole is None:
+                    whole = collected[name] = np.zeros((rows, *values.shape[1:]), values.dtype)
+                whole[start : start + len(values)] = values
+        return collected, failures
+
     def _one_by_one(self, inputs: Tensors, rows: int) -> tuple[Tensors, list[Failure]]:
         collected: Tensors = {}
         failures: list[Failure] = []
@@ -139,6 +176,13 @@ class LoadedModel:
             for name, values in outputs.items():
                 collected.setdefault(name, np.zeros((rows, *values.shape[1:]), values.dtype))[row] = values[0]
         return collected, failures
+
+
+def give_back_memory() -> None:
+    """Let the C library return what was freed to the kernel, where it can."""
+    if sys.platform == "linux":
+        with suppress(AttributeError):  # not every C library has it
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def _scatter(values: NDArray[Any], rows: list[int], count: int) -> NDArray[Any]:

@@ -8,9 +8,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from ganglion.serving import wire
+from ganglion.serving import frames, wire
+from ganglion.serving.parts import Indices, Rows
 from ganglion.serving.runtime import Tensors
-from ganglion.serving.sharding import Indices, Rows
 
 Kind = tuple[Any, ...]
 """What has to be equal for payloads to be in one batch: names, types and shapes of an instance."""
@@ -72,12 +72,12 @@ class Payload:
         payloads = (self, *following)
         if self.images:
             images = [image for payload in payloads for image in payload.images]
-            return wire.encode(wire.Batch(number, images=tuple(map(len, images))), images)
+            return frames.encode(wire.Batch(number, images=tuple(map(len, images))), images)
         rows = sum(payload.rows for payload in payloads)
         headers = tuple(wire.TensorHeader(name, dtype, (rows, *shape)) for name, dtype, shape in self.kind)
         body = [payload.column(name) for name, _dtype, _shape in self.kind for payload in payloads]
         size = sum(payload.size for payload in payloads)
-        return wire.encode_sized(wire.Batch(number, tensors=headers), body, size)
+        return frames.encode_sized(wire.Batch(number, tensors=headers), body, size)
 
     def column(self, name: str) -> NDArray[Any]:
         """One input of all instances."""
@@ -128,4 +128,4 @@ class CallPayload(Payload):
         assert not following, "a kind of its own is not batched"
         sizes = tuple(map(len, self.images))
         header = wire.Batch(number, wire.describe(self.tensors.items()), sizes, self._call)
-        return wire.encode(header, [*self.images] or [wire.raw(values) for values in self.tensors.values()])
+        return frames.encode(header, [*self.images] or [wire.raw(values) for values in self.tensors.values()])

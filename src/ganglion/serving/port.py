@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ganglion.core.errors import ControlError, UserError
-from ganglion.serving.gateway.tally import TALLY_BYTES
+from ganglion.serving.gateway.tally import TALLY_BYTES, Tally
 
 _BACKLOG = 1024
 _PATIENCE = 10.0
@@ -57,6 +57,7 @@ class SharedPort:
     Attributes:
         number: of the port.
         door: path of the Unix socket at which gateways fetch it; in a folder of its own, closed to other users.
+        tally: what the gateways say there, for reading.
 
     Raises:
         UserError: the port is taken or the address is not this machine's.
@@ -70,6 +71,7 @@ class SharedPort:
         self.number: int = self._listener.getsockname()[1]
         self._counts = tempfile.TemporaryFile()  # noqa: SIM115  for as long as the port
         self._counts.truncate(TALLY_BYTES)
+        self.tally = Tally(self._counts.fileno(), 0)
         self._folder = Path(tempfile.mkdtemp(prefix="ganglion-"))
         self.door = str(self._folder / "port.sock")
         self._server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -17,7 +17,7 @@ from ganglion.core import faults
 from ganglion.core.errors import ControlError
 from ganglion.core.log import get_logger
 from ganglion.execution.member import current_member
-from ganglion.serving import wire
+from ganglion.serving import frames, wire
 from ganglion.serving.functions import Functions
 from ganglion.serving.gentle import run_gently
 from ganglion.serving.model import LoadedModel
@@ -28,7 +28,7 @@ _SEND_TIMEOUT = 30.0
 
 _log = get_logger(part="serving.replica")
 
-Respond = Callable[[wire.Frame], Sequence[wire.Buffer]]
+Respond = Callable[[frames.Frame], Sequence[frames.Buffer]]
 
 
 def serve(folder: str, max_batch: int = 32, functions: Sequence[str] = (), gentle: int = 0) -> None:
@@ -66,7 +66,7 @@ def _load(folder: Path, max_batch: int) -> LoadedModel:
     return model
 
 
-def _answer(model: LoadedModel, functions: Functions, frame: wire.Frame) -> list[wire.Buffer]:
+def _answer(model: LoadedModel, functions: Functions, frame: frames.Frame) -> list[frames.Buffer]:
     header, body = frame
     batch = wire.decode_batch(header)
     faults.point("serving.batch", id=batch.id)
@@ -79,7 +79,7 @@ def _answer(model: LoadedModel, functions: Functions, frame: wire.Frame) -> list
     else:
         outputs, failures = model.predict(wire.tensors_of(batch.tensors, body))
     answer = wire.Answer(batch.id, wire.describe(outputs.items()), tuple(failures))
-    return wire.encode(answer, [wire.raw(values) for values in outputs.values()])
+    return frames.encode(answer, [wire.raw(values) for values in outputs.values()])
 
 
 class FrameServer:
@@ -95,7 +95,7 @@ class FrameServer:
         self._listener = listener
         self._respond = respond
         self._draining = draining
-        self._readers: dict[socket.socket, wire.FrameReader] = {}
+        self._readers: dict[socket.socket, frames.FrameReader] = {}
         self._selector = selectors.DefaultSelector()
         self._waker, self._woken = socket.socketpair()
         listener.setblocking(False)
@@ -139,7 +139,7 @@ class FrameServer:
         connection.setblocking(False)  # with a timeout, Python polls before every call
         if connection.family != socket.AF_UNIX:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._readers[connection] = wire.FrameReader()
+        self._readers[connection] = frames.FrameReader()
         self._selector.register(connection, selectors.EVENT_READ)
 
     def _read(self, connection: socket.socket) -> None:
@@ -162,7 +162,7 @@ class FrameServer:
         connection.close()
 
 
-def _send(connection: socket.socket, buffers: Sequence[wire.Buffer]) -> None:
+def _send(connection: socket.socket, buffers: Sequence[frames.Buffer]) -> None:
     if sum(map(len, buffers)) < _CHUNK:
         _send_all(connection, b"".join(buffers))
     else:
@@ -170,7 +170,7 @@ def _send(connection: socket.socket, buffers: Sequence[wire.Buffer]) -> None:
             _send_all(connection, buffer)
 
 
-def _send_all(connection: socket.socket, buffer: wire.Buffer) -> None:
+def _send_all(connection: socket.socket, buffer: frames.Buffer) -> None:
     """Write it all, waiting only when the socket is full.
 
     Raises:

@@ -134,11 +134,11 @@ class Decision(msgspec.Struct, frozen=True):
     """What becomes of a canary.
 
     Attributes:
-        what: to be done.
+        what: to be done; `grow` is to start the replicas that its next part needs.
         reason: for a person.
     """
 
-    what: Literal["wait", "advance", "promote", "roll back"]
+    what: Literal["wait", "grow", "advance", "promote", "roll back"]
     reason: str
 
 

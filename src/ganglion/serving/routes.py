@@ -31,6 +31,18 @@ class ReplicaRoute(msgspec.Struct, frozen=True):
     endpoint: str
 
 
+class ReplicaEnd(msgspec.Struct, frozen=True):
+    """How one attempt of one replica ended.
+
+    Attributes:
+        id: as in its route.
+        outside: whether it was killed by somebody, so that no request can be the cause.
+    """
+
+    id: str
+    outside: bool
+
+
 class VersionRoute(msgspec.Struct, frozen=True, kw_only=True):
     """One version of a model.
 
@@ -43,6 +55,7 @@ class VersionRoute(msgspec.Struct, frozen=True, kw_only=True):
         replicas: those that are ready.
         error: why it ended, if it did not end on request, or why no replica of it can be started.
         package: folder of its package, where the gateway is to hold the model as well as the replicas; else empty.
+        ends: of the replicas that ended last.
     """
 
     version: int
@@ -53,6 +66,7 @@ class VersionRoute(msgspec.Struct, frozen=True, kw_only=True):
     replicas: tuple[ReplicaRoute, ...] = ()
     error: str = ""
     package: str = ""
+    ends: tuple[ReplicaEnd, ...] = ()
 
 
 class CanaryRoute(msgspec.Struct, frozen=True):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ganglion.core.errors import ControlError, NotFoundError, UserError, suggest
-from ganglion.serving import wire
+from ganglion.serving.frames import FrameReader
 from ganglion.serving.service_directory import ServiceDirectory, ServiceEntry
 from ganglion.serving.service_messages import Command, Describe, Failed, decode_reply, encode
 
@@ -87,7 +87,7 @@ def ask(entry: ServiceEntry, command: Command, timeout: float = 0.0) -> Any:
             connection.settimeout(timeout + _PATIENCE)
             connection.connect(entry.socket)
             connection.sendall(encode(command))
-            reader = wire.FrameReader()
+            reader = FrameReader()
             while data := connection.recv(_CHUNK):
                 for header, _body in reader.feed(data):
                     reply = decode_reply(header)

@@ -8,7 +8,7 @@ import msgspec
 
 from ganglion.core import errors
 from ganglion.core.errors import ControlError, GanglionError
-from ganglion.serving import wire
+from ganglion.serving import frames
 from ganglion.serving.rollout import Canary
 
 
@@ -113,10 +113,10 @@ _replies = msgspec.msgpack.Decoder(AnyReply)
 
 def encode(message: Command | AnyReply) -> bytes:
     """One frame, ready to send."""
-    return b"".join(wire.encode(message, ()))
+    return b"".join(frames.encode(message, ()))
 
 
-def decode_command(header: wire.Buffer) -> AnyCommand:
+def decode_command(header: frames.Buffer) -> AnyCommand:
     """Read a command.
 
     Raises:
@@ -129,7 +129,7 @@ def decode_command(header: wire.Buffer) -> AnyCommand:
     return command
 
 
-def decode_reply(header: wire.Buffer) -> AnyReply:
+def decode_reply(header: frames.Buffer) -> AnyReply:
     """Read a reply.
 
     Raises:

@@ -15,8 +15,8 @@ from ganglion.core.errors import ControlError, GanglionError
 from ganglion.core.ids import Ids, RandomIds
 from ganglion.core.log import get_logger
 from ganglion.execution.supervisor import runtime_folder
-from ganglion.serving import wire
 from ganglion.serving.controller import ModelServer
+from ganglion.serving.frames import FrameReader
 from ganglion.serving.service_directory import ServiceDirectory, ServiceEntry
 from ganglion.serving.service_messages import (
     AnyCommand,
@@ -155,7 +155,7 @@ def _listen(path: Path) -> socket.socket:
 
 def _receive(connection: socket.socket) -> memoryview:
     """The header of the one frame that a caller sends."""
-    reader = wire.FrameReader()
+    reader = FrameReader()
     while True:
         data = connection.recv(_CHUNK)
         if not data:

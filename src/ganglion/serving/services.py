@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from ganglion.artifacts.package import PackageManifest
@@ -18,8 +19,15 @@ _LOST_AFTER = 20.0
 
 _READINESS_TIMEOUT = 120.0
 _GATEWAY_MODULES = ("numpy", "uvloop", "httptools", "orjson", "ganglion.serving.gateway.main")
-_REPLICA_MODULES = ("PIL.Image", "ganglion.serving.replica")
+_REPLICA_MODULES = ("ganglion.serving.replica",)
+_IMAGE_MODULES = ("PIL.Image", "ganglion.serving.preprocess")
 _RUNTIME_MODULES = {"onnx": ("numpy", "onnxruntime"), "torch": ("numpy", "torch")}
+
+
+def serving_modules(manifests: Iterable[PackageManifest]) -> tuple[str, ...]:
+    """What the processes that serve these models import, gateways included: loaded in one place, they share it."""
+    needed = {module for manifest in manifests for module in _replica_modules(manifest)}
+    return tuple(sorted(needed.union(_GATEWAY_MODULES)))
 
 
 def gateway_service(
@@ -80,7 +88,7 @@ def model_service(
         resources=resources,
         import_path=import_path,
         environment={"ORT_DISABLE_TELEMETRY": "1"},
-        preload=(*_RUNTIME_MODULES.get(manifest.runtime, ()), *_REPLICA_MODULES),
+        preload=_replica_modules(manifest),
         grace=_REPLICA_GRACE,
         lost_after=_LOST_AFTER,
         readiness_timeout=_READINESS_TIMEOUT,
@@ -88,3 +96,8 @@ def model_service(
         on_control_loss=OnControlLoss.STOP,
         labels={"part": "replica", "model": model, "version": str(version)},
     )
+
+
+def _replica_modules(manifest: PackageManifest) -> tuple[str, ...]:
+    images = _IMAGE_MODULES if manifest.image is not None else ()
+    return (*_RUNTIME_MODULES.get(manifest.runtime, ()), *images, *_REPLICA_MODULES)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+from collections import deque
 from typing import Any
 
 from ganglion.artifacts.package import PackageManifest
@@ -17,7 +19,7 @@ from ganglion.core.events import (
 from ganglion.serving.autoscaler import Sample, ScaleState, decide, observe
 from ganglion.serving.load import Load
 from ganglion.serving.options import ServingOptions
-from ganglion.serving.routes import ReplicaRoute, State, VersionRoute
+from ganglion.serving.routes import ReplicaEnd, ReplicaRoute, State, VersionRoute
 from ganglion.serving.usage import Usage
 
 MOST_FAILED_STARTS = 3
@@ -25,6 +27,9 @@ MOST_FAILED_STARTS = 3
 
 ROOM_PATIENCE = 1.0
 """Seconds for which replicas may wait for resources before all but one of those that wait are taken back."""
+
+_ENDS = 16
+"""Ends of replicas that are told to gateways: those that a request in hand can have met."""
 
 START_PAUSE = 10.0
 """Seconds after failed starts from zero before the next request is allowed to try again."""
@@ -73,6 +78,7 @@ class VersionRun:
         self._least = least
         self._next = wanted
         self._placed: set[str] = set()
+        self._ends: deque[ReplicaEnd] = deque(maxlen=_ENDS)
         self._crowded_since: float | None = None
         self._usage = Usage()
         self._scale = ScaleState()
@@ -105,6 +111,8 @@ class VersionRun:
             self.failed_starts, self.error = 0, ""
 
     def _lose(self, event: MemberExited) -> None:
+        outside = event.exit.kind is ExitKind.KILLED and event.exit.signal in (signal.SIGKILL, signal.SIGTERM)
+        self._ends.append(ReplicaEnd(self._id(event.member, event.attempt), outside))
         was_ready = self.replicas.get(event.member, (0, ""))[0] == event.attempt
         if was_ready:
             del self.replicas[event.member]
@@ -236,12 +244,16 @@ class VersionRun:
             image=self.manifest.image,
             classes=self.manifest.classes,
             replicas=tuple(
-                ReplicaRoute(f"{self.job}/{member}/{self.replicas[member][0]}", self.replicas[member][1])
+                ReplicaRoute(self._id(member, self.replicas[member][0]), self.replicas[member][1])
                 for member in sorted(self.ready)
             ),
             error=self.error if self.state == "END" or self.failing or self.held_until is not None else "",
             package=self.package,
+            ends=tuple(self._ends),
         )
+
+    def _id(self, member: str, attempt: int) -> str:
+        return f"{self.job}/{member}/{attempt}"
 
 
 def _member(index: int) -> str:

@@ -18,7 +18,8 @@ from collections.abc import Callable, Collection, Sequence
 import msgspec
 
 from ganglion.execution.member import Peer, connect
-from ganglion.training.mesh import LOOK, DisruptedError, Link, Mesh, frame
+from ganglion.training.mesh import LOOK, DisruptedError, Link, Mesh, UnreachableError, frame
+from ganglion.training.reaching import UNREACHABLE, is_unreachable
 
 _CONNECT_TIMEOUT = 1.0
 
@@ -86,6 +87,7 @@ class Assembly:
             late: called now and then with the ranks that keep this process waiting.
 
         Raises:
+            UnreachableError: the host of somebody does not answer.
             DisruptedError: somebody cannot be reached, or the roster is out of date.
         """
         rank = [peer.member for peer in peers].index(self._name)
@@ -93,7 +95,7 @@ class Assembly:
         dialled: dict[int, tuple[int, Link, Greeting]] = {}
         try:
             for other in range(rank):
-                link, greeting = self._dial(peers[other], generation)
+                link, greeting = self._dial(peers[other], other, generation)
                 dialled[link.connection.fileno()] = (other, link, greeting)
             while True:
                 for descriptor in list(dialled):
@@ -104,6 +106,9 @@ class Assembly:
                     return Mesh(rank, links, wake=wake, disrupted=disrupted)
                 if not self._wait(dialled, wake, disrupted):
                     late({other for other in range(len(peers)) if other != rank and other not in links})
+                    for other, link, _ in dialled.values():
+                        if link.silence() >= UNREACHABLE:
+                            raise UnreachableError(f"{peers[other].member} does not answer.", other)
         except BaseException:
             for link in (*links.values(), *(link for _, link, _ in dialled.values())):
                 link.connection.close()
@@ -140,7 +145,7 @@ class Assembly:
                     self._callers.pop(descriptor).link.connection.close()
         return bool(ready)
 
-    def _dial(self, peer: Peer, generation: int) -> tuple[Link, Greeting]:
+    def _dial(self, peer: Peer, rank: int, generation: int) -> tuple[Link, Greeting]:
         greeting = Greeting(
             member=self._name, attempt=self._attempt, generation=generation, nonce=secrets.token_bytes(16)
         )
@@ -148,7 +153,8 @@ class Assembly:
             connection = connect(peer.endpoint, _CONNECT_TIMEOUT)
             connection.sendall(frame(msgspec.msgpack.encode(greeting)))
         except OSError as error:
-            raise DisruptedError(f"{peer.member} cannot be reached: {error}.") from error
+            message = f"{peer.member} cannot be reached: {error}."
+            raise (UnreachableError(message, rank) if is_unreachable(error) else DisruptedError(message)) from error
         return Link(connection), greeting
 
     def _hear_answer(

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from ganglion.core.errors import DataError
+from ganglion.training.allocation import keep_memory
 from ganglion.training.collective import Complete, is_finite
 from ganglion.training.gradients import Gradients
 from ganglion.training.losses import Loss
@@ -48,7 +49,7 @@ class Slice(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Computation:
-    """Forward and backward passes on one process.
+    """Forward and backward passes on one process; where they run on its CPU, it keeps the memory that they free.
 
     Args:
         plan: of the training.
@@ -85,6 +86,8 @@ class Computation:
         self._slots = slots
         self._logical = logical
         self._device = next(model.parameters()).device.type
+        if self._device == "cpu":
+            keep_memory()
         self._vectors: dict[int, tuple[torch.Tensor, list[torch.Tensor]]] = {}
         # A slice that may be left out is only known to be in when all of it has been computed.
         self.may_overlap = not plan.max_bad_slices

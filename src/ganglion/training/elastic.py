@@ -1,9 +1,9 @@
 """A group whose processes come and go without changing one bit of the result.
 
 The controller is the only one who says who takes part: it numbers the memberships, and drops a member once its process
-is gone, or for as long as it cannot be reached. Whoever was dropped keeps its state, can commit nothing without the
-others, and is behind them when it returns. From each membership a *roster* is formed: everyone connects anew, and says
-how many transactions it has committed.
+is gone, or for as long as it cannot be reached, by the controller or by those who take part (`reaching`). Whoever was
+dropped keeps its state, can commit nothing without the others, and is behind them when it returns. From each membership
+a *roster* is formed: everyone connects anew, and says how many transactions it has committed.
 
 Why nothing is lost and nothing is done twice: a process commits a transaction when it has heard from all who have a
 part in it that theirs is finished, and nobody takes part in the next one before it has committed this one. So the
@@ -20,7 +20,8 @@ from __future__ import annotations
 
 import faulthandler
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
 
 import msgspec
@@ -36,8 +37,9 @@ from ganglion.training.departure import LeftAloneError
 from ganglion.training.group import Replica
 from ganglion.training.mapping import Balance
 from ganglion.training.memory import DeviceSlots, Slots, bytes_of
-from ganglion.training.mesh import DisruptedError, Mesh
+from ganglion.training.mesh import DisruptedError, Mesh, UnreachableError
 from ganglion.training.numerics import Arithmetic
+from ganglion.training.reaching import Reaching
 from ganglion.training.shared import SharedMemoryCollective
 from ganglion.training.stall import StallWatch, pid_behind, place
 from ganglion.training.state import pack, room, unpack
@@ -107,6 +109,8 @@ class ElasticGroup:
         self._generation = -1
         self._heard = -1
         self._collective: Collective | None = None
+        self._mesh: Mesh | None = None
+        self._reaching = Reaching(member.reach)
         self._balance = Balance(1, logical)
         self._pids: dict[tuple[str, int], int] = {}
         self._slowest = 0.0
@@ -118,8 +122,13 @@ class ElasticGroup:
         """Form rosters until one holds and is the newest that any of its members has heard of."""
         while self._collective is None or self._heard > self._generation:
             self._leave()
+            roster = self._await_roster()
+            began = time.monotonic()
             try:
-                self._form(replica)
+                self._form(roster, replica)
+            except UnreachableError as error:
+                self._reaching.failed(roster[error.rank], began)
+                self._leave()
             except DisruptedError:
                 self._leave()
 
@@ -176,12 +185,30 @@ class ElasticGroup:
         self._member.accuse(own)
 
     def _leave(self) -> None:
+        if self._mesh is not None:
+            self._look_at(self._mesh, self._mesh.peers)  # what is known by now counts where a link cannot be made anew
+            self._mesh = None
         if self._collective is not None:
             self._collective.close()
             self._collective = None
 
-    def _form(self, replica: Replica) -> None:
-        roster = self._await_roster()
+    def _look_at(self, mesh: Mesh, ranks: Collection[int]) -> None:
+        """See whose hosts do not answer."""
+        for rank in ranks:
+            if silence := mesh.silence(rank):
+                self._reaching.silent(self._roster[rank], silence)
+
+    def _watch(self, mesh: Mesh) -> None:
+        """Look at those who keep this process waiting."""
+        stalls = self._stall_watch()
+
+        def late(ranks: Collection[int]) -> None:
+            stalls.late(ranks)
+            self._look_at(mesh, ranks)
+
+        mesh.late = late
+
+    def _form(self, roster: tuple[Peer, ...], replica: Replica) -> None:
         self._look_up(roster)
         mesh = self._assembly.form(
             roster,
@@ -191,14 +218,17 @@ class ElasticGroup:
             late=self._stall_watch().late,
         )
         mesh.disrupted = self._disrupted
+        self._watch(mesh)
         try:
             self._meet(self._agree(mesh, replica))
-            mesh.late = self._stall_watch().late
+            self._watch(mesh)  # who is on this host is known now
             collective = self._connect(mesh)
         except BaseException:
+            self._look_at(mesh, mesh.peers)
             mesh.close()
             raise
-        self._collective = collective
+        self._reaching.met()
+        self._mesh, self._collective = mesh, collective
         self.rank, self.result = collective.rank, collective.result
         self._balance = Balance(collective.world, self._logical)
         self.spans = self._balance.spans
@@ -214,7 +244,10 @@ class ElasticGroup:
             roster = tuple(peer for peer in membership.peers if peer.endpoint)
             if membership.generation >= max(tried + 1, self._heard) and self._is_in(roster):
                 break
-            if not self._bell.wait(RETRY) and self._is_in(self._roster) and self._heard <= tried:
+            inside = self._is_in(roster)
+            if not inside:
+                self._reaching.left_out(roster)
+            if not self._bell.wait(RETRY if inside else self._reaching.pause) and inside and self._heard <= tried:
                 return self._roster
         self._roster, self._generation, self._heard = roster, membership.generation, membership.generation
         return roster

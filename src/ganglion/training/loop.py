@@ -11,6 +11,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -31,7 +32,7 @@ from ganglion.training.feed import Feed
 from ganglion.training.gradients import Gradients
 from ganglion.training.group import Group
 from ganglion.training.losses import Loss
-from ganglion.training.measures import Tally
+from ganglion.training.measures import Survey, Told
 from ganglion.training.memory import vectors_for
 from ganglion.training.mesh import DisruptedError
 from ganglion.training.metrics import find_metrics
@@ -43,7 +44,7 @@ from ganglion.training.source import BatchSource, Columns, part_of
 from ganglion.training.state import digest
 from ganglion.training.statistics import RunningStatistics
 from ganglion.training.tensors import Columnizer
-from ganglion.training.timing import Lap, Stage, StepTimer, cores
+from ganglion.training.timing import Stage, cores
 from ganglion.training.tree import depth, leaves
 
 
@@ -80,14 +81,14 @@ class Position(msgspec.Struct):
 
 
 class _Part(msgspec.Struct, frozen=True, array_like=True):
-    """What a process has to say: why the training is to stop, of each slice, and where its last step's time went.
+    """What a process has to say: why the training is to stop, of each slice, and where the time of its steps went.
 
     `leaves` says that it ends after this step.
     """
 
     stop: str
     slices: tuple[Slice, ...]
-    lap: Lap | None
+    told: Told
     leaves: bool
 
 
@@ -165,8 +166,8 @@ class Loop:
             logical=logical,
         )
         self._shown: tuple[torch.Tensor, list[torch.Tensor]] | None = None
-        self._timer = StepTimer()
-        self._tally = Tally()
+        self._survey = Survey()
+        self._timer = self._survey.timer
         self._circumstances = Circumstances(
             logical=logical,
             cores=cores(),
@@ -174,7 +175,7 @@ class Loop:
             precision=plan.precision,
             micro_batches=plan.micro_batches,
         )
-        self.training.diagnose = lambda: diagnose(self._tally.recent(), self._circumstances)
+        self.training.diagnose = lambda: diagnose(self._survey.tally.recent(), self._circumstances)
 
     def run(self, group: Group, publish: Callable[[str], bytes]) -> bytes:
         """Train to the last epoch, or until a callback stops it.
@@ -242,7 +243,7 @@ class Loop:
 
     def diagnosis(self) -> Verdict:
         """What the training was bound by, as far as this process has seen it."""
-        return diagnose(self._tally.total(), self._circumstances)
+        return diagnose(self._survey.tally.total(), self._circumstances)
 
     # the state, as `group.Replica` has it
 
@@ -276,6 +277,7 @@ class Loop:
         for name, value in state["training"].items():
             setattr(self.training, name, value)
         self._observers.set_state(state["callbacks"])
+        self._survey.forget()
 
     def _offer(self, rank: int) -> None:
         """Let the chief save what was committed, if that is due; a state that was just measured with its metrics."""
@@ -333,11 +335,11 @@ class Loop:
             return float(max(1, sum(said.records for part in parts for said in part.slices)))
 
         note = msgspec.msgpack.encode(
-            _Part(training.stopped, tuple(said), self._timer.lap, self._departure.asked.is_set())
+            _Part(training.stopped, tuple(said), self._survey.say(), self._departure.asked.is_set())
         )
         reduced = group.reduce(note, divisor, self._timer.ended(Stage.COMPUTE))
         self._timer.ended(Stage.REDUCE)
-        self._tally.add([part.lap for part in parts])
+        self._survey.hear([part.told for part in parts])
         faults.point("training.after_reduce", step=training.step)
         self._leaving = [part.leaves for part in parts]
         everyone = [each for part in parts for each in part.slices]  # in the order of the logical workers
@@ -406,7 +408,8 @@ class Loop:
         if training.bad_slices + len(problems) > plan.max_bad_slices:
             raise DataError(
                 f"{training.bad_slices + len(problems)} slices cannot be used, {plan.max_bad_slices} may be left out; "
-                f"the last {place}: {'; '.join(problems)}. Mend the data, or raise max_bad_slices."
+                f"the last {place}: {'; '.join(problems)}. Mend the data, or raise max_bad_slices. "
+                f"{self._keep_good()}".rstrip()
             )
         if not finite or not all(np.isfinite(each.loss) for each in slices):
             where = [str(worker) for worker, each in enumerate(slices) if not np.isfinite(each.loss)]
@@ -414,8 +417,22 @@ class Loop:
             raise DivergedError(
                 f"The loss or a gradient is not a finite number {place}{which}. The step was not taken: the last good "
                 f"state is that after step {training.step}. Try a lower learning rate than {plan.learning_rate:g}, "
-                "clip_norm, or look for such numbers in the records."
+                f"clip_norm, or look for such numbers in the records. {self._keep_good()}".rstrip()
             )
+
+    def _keep_good(self) -> str:
+        """Save the state that a step which cannot be taken has left as it was; where it lies, and how to go on."""
+        settings = self._plan.checkpoints
+        if settings is None or self._keeper is None:
+            return ""
+        self._secure()
+        folder = Path(settings.folder) / str(self.training.step)
+        if not folder.is_dir():
+            return f"The state before that step could not be saved: {self._keeper.problem()}."
+        return (
+            f"The state before that step is kept as the checkpoint {folder}, from which the same training goes on when "
+            'it is begun again; with changed settings, where its checkpoints have allow=("plan",).'
+        )
 
     def _place(self) -> str:
         position, training = self._position, self.training

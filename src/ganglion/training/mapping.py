@@ -21,6 +21,10 @@ WINDOW = 8
 CERTAIN = 3
 """Steps in a row after which a mapping is changed earlier, if each process were as fast as in the best of them."""
 
+RETRY, SELDOM = 64, 4096
+"""Steps after which a mapping that leaves everything to one process is given up for a trial; twice as many after each
+trial, up to the latter."""
+
 
 def assign(costs: Sequence[float], logical: int) -> tuple[range, ...]:
     """Cut the logical workers into one contiguous range for each process so that the slowest ends as early as can be.
@@ -72,6 +76,8 @@ class Balance:
     def __init__(self, world: int, logical: int) -> None:
         self._logical = logical
         self._seconds: list[deque[float]] = [deque(maxlen=WINDOW) for _ in range(world)]
+        self._world = world
+        self._alone, self._retry = 0, RETRY
         self.spans = assign([1.0] * world, logical)
 
     def observe(self, seconds: Sequence[float]) -> None:
@@ -85,11 +91,21 @@ class Balance:
                 history.append(value / len(span))
         busy = [history for history, span in zip(self._seconds, self.spans, strict=True) if len(span)]
         if len(busy) < 2:
+            self._try_again()
             return
         if all(len(history) == WINDOW for history in busy):
             self._follow([statistics.median(history) if history else 0.0 for history in self._seconds])
         elif all(len(history) >= CERTAIN for history in busy):
             self._follow([min(list(history)[-CERTAIN:], default=0.0) for history in self._seconds])
+
+    def _try_again(self) -> None:
+        """Let all compute now and then: whoever was held up may be as fast as the others by now."""
+        self._alone += 1
+        if self._alone >= self._retry:
+            self._alone, self._retry = 0, min(2 * self._retry, SELDOM)
+            self.spans = assign([1.0] * self._world, self._logical)
+            for history in self._seconds:
+                history.clear()
 
     def _follow(self, typical: Sequence[float]) -> None:
         """Change the mapping if that pays, given the seconds for a slice; 0 where nothing is known."""

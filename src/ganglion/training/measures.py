@@ -1,16 +1,21 @@
-"""The laps of all processes of a training, added up: since it began, and over the last seconds.
+"""The laps of all processes of a training, exchanged and added up: since it began, and over the last seconds.
 
-What is kept does not grow with the number of steps.
+Laps travel in the notes of steps, but not in all of them: short steps would pay for it. Whoever has collected enough
+says so in one note, and everyone puts its laps into the next; so they belong to the same steps. They are added up when
+somebody asks, or after some seconds. What is kept does not grow with the number of steps.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
-from ganglion.training.timing import Lap, Stage, Usage
+from ganglion.training.timing import Laps, Stage, StepTimer, Usage
 
 _CHUNK = 5.0
 """Seconds; what is recent are the present chunk and the one before."""
@@ -78,55 +83,54 @@ _FILLED = Usage.__struct_fields__.index("filled")
 
 
 class _Sums:
-    """Sums over steps."""
+    """Sums over steps.
 
-    def __init__(self) -> None:
+    Args:
+        ranks: how many processes.
+    """
+
+    def __init__(self, ranks: int = 0) -> None:
         self.steps = 0
-        self.critical = [0.0] * _STAGES
-        self.seconds: list[list[float]] = []
-        self.usages: list[list[float]] = []
-        self.counts: list[int] = []
-        self.last: list[int] = []
-        self.longest: list[float] = []
+        self.critical = np.zeros(_STAGES)
+        self.seconds = np.zeros((ranks, _STAGES))
+        self.usages = np.zeros((ranks, _USAGES))
+        self.counts = np.zeros(ranks, dtype=np.int64)
+        self.last = np.zeros(ranks, dtype=np.int64)
+        self.longest = np.zeros(ranks)
 
-    def add(self, laps: Sequence[Lap]) -> None:
-        while len(self.counts) < len(laps):
-            self.seconds.append([0.0] * _STAGES)
-            self.usages.append([0.0] * _USAGES)
-            self.counts.append(0)
-            self.last.append(0)
-            self.longest.append(0.0)
-        self.steps += 1
-        latest = min(range(len(laps)), key=lambda rank: laps[rank].seconds[Stage.REDUCE])
-        self.last[latest] += 1
-        for stage, seconds in enumerate(laps[latest].seconds):
-            self.critical[stage] += seconds
-        for rank, lap in enumerate(laps):
-            self.counts[rank] += 1
-            sums = self.seconds[rank]
-            for stage, seconds in enumerate(lap.seconds):
-                sums[stage] += seconds
-            self.longest[rank] = max(self.longest[rank], lap.seconds[Stage.LOAD])
-            if lap.usage is not None:
-                self._use(self.usages[rank], lap.usage)
+    @property
+    def ranks(self) -> int:
+        """How many processes."""
+        return len(self.counts)
 
-    def _use(self, sums: list[float], usage: Usage) -> None:
-        for place, value in enumerate(msgspec.structs.astuple(usage)):
-            sums[place] = max(sums[place], value) if place == _FILLED else sums[place] + value
+    def add(self, laps: Sequence[Laps]) -> None:
+        """Add the last steps of each process, as many as all of them have."""
+        steps = min(len(each.table) for each in laps)
+        if not steps:
+            return
+        table = np.stack([each.table[-steps:] for each in laps])
+        latest = table[:, :, Stage.REDUCE].argmin(axis=0)
+        self.steps += steps
+        self.counts += steps
+        self.last += np.bincount(latest, minlength=self.ranks)
+        self.critical += table[latest, np.arange(steps)].sum(axis=0)
+        self.seconds += table.sum(axis=1)
+        np.maximum(self.longest, table[:, :, Stage.LOAD].max(axis=1), out=self.longest)
+        for rank, each in enumerate(laps):
+            for usage in each.usages:
+                _use(self.usages[rank], np.array(msgspec.structs.astuple(usage)))
 
     def merge(self, other: _Sums) -> _Sums:
         """Both together, as a new object."""
-        both = _Sums()
-        both.steps = self.steps + other.steps
-        both.critical = [a + b for a, b in zip(self.critical, other.critical, strict=True)]
-        for rank in range(max(len(self.counts), len(other.counts))):
-            of = [sums for sums in (self, other) if rank < len(sums.counts)]
-            both.seconds.append([sum(values) for values in zip(*(sums.seconds[rank] for sums in of), strict=True)])
-            both.usages.append([sum(values) for values in zip(*(sums.usages[rank] for sums in of), strict=True)])
-            both.usages[rank][_FILLED] = max(sums.usages[rank][_FILLED] for sums in of)
-            both.counts.append(sum(sums.counts[rank] for sums in of))
-            both.last.append(sum(sums.last[rank] for sums in of))
-            both.longest.append(max(sums.longest[rank] for sums in of))
+        both = _Sums(max(self.ranks, other.ranks))
+        for sums in (self, other):
+            both.steps += sums.steps
+            both.critical += sums.critical
+            both.counts[: sums.ranks] += sums.counts
+            both.last[: sums.ranks] += sums.last
+            both.seconds[: sums.ranks] += sums.seconds
+            both.longest[: sums.ranks] = np.maximum(both.longest[: sums.ranks], sums.longest)
+            _use(both.usages[: sums.ranks], sums.usages)
         return both
 
     def measures(self) -> Measures:
@@ -134,21 +138,21 @@ class _Sums:
             return Measures()
         ranks = []
         for rank, count in enumerate(self.counts):
-            load, compute, reduce, update, rest = (sum_ / count for sum_ in self.seconds[rank])
+            load, compute, reduce, update, rest = (self.seconds[rank] / count).tolist()
             ranks.append(
                 RankMeasures(
-                    steps=count,
-                    last=self.last[rank],
+                    steps=int(count),
+                    last=int(self.last[rank]),
                     load=load,
                     compute=compute,
                     reduce=reduce,
                     update=update,
                     rest=rest,
-                    usage=Usage(*self.usages[rank]),
-                    longest_load=self.longest[rank],
+                    usage=Usage(*self.usages[rank].tolist()),
+                    longest_load=float(self.longest[rank]),
                 )
             )
-        load, compute, transfer, update, rest = (sum_ / self.steps for sum_ in self.critical)
+        load, compute, transfer, update, rest = (self.critical / self.steps).tolist()
         return Measures(
             steps=self.steps,
             ranks=tuple(ranks),
@@ -160,6 +164,13 @@ class _Sums:
         )
 
 
+def _use(sums: NDArray[np.float64], usages: NDArray[np.float64]) -> None:
+    """Add usages to sums of them: [..., fields]."""
+    filled = np.maximum(sums[..., _FILLED], usages[..., _FILLED])
+    sums += usages
+    sums[..., _FILLED] = filled
+
+
 class Tally:
     """Adds laps up.
 
@@ -169,26 +180,73 @@ class Tally:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
+        self._ranks = 0
         self._total = _Sums()
         self._before, self._now = _Sums(), _Sums()
+        self._waiting: list[Sequence[Laps]] = []
         self._since = clock()
 
-    def add(self, laps: Sequence[Lap | None]) -> None:
-        """Take in one step of every process, by rank; nothing unless all of them have timed it."""
-        given = [lap for lap in laps if lap is not None]
-        if len(given) < len(laps):
-            return
+    def add(self, laps: Sequence[Laps]) -> None:
+        """Take in steps of every process, by rank.
+
+        All end with the same step; who has joined has fewer, and earlier ones of others are left out.
+        """
         now = self._clock()
-        if now - self._since >= _CHUNK or len(self._now.counts) not in (0, len(given)):
-            stays = len(self._now.counts) == len(given)
-            self._total = self._total.merge(self._now)
-            self._before, self._now, self._since = self._now if stays else _Sums(), _Sums(), now
-        self._now.add(given)
+        if now - self._since >= _CHUNK or len(laps) != self._ranks:
+            present = self._present()
+            self._total = self._total.merge(present)
+            self._before = present if len(laps) == self._ranks else _Sums()
+            self._now = _Sums(len(laps))
+            self._ranks, self._since = len(laps), now
+        self._waiting.append(laps)
 
     def total(self) -> Measures:
         """Since the training began, as far as this process has seen it."""
-        return self._total.merge(self._now).measures()
+        return self._total.merge(self._present()).measures()
 
     def recent(self) -> Measures:
         """Of the last five to ten seconds, with the processes that take part now."""
-        return self._before.merge(self._now).measures()
+        return self._before.merge(self._present()).measures()
+
+    def _present(self) -> _Sums:
+        """The present chunk."""
+        for laps in self._waiting:
+            self._now.add(laps)
+        self._waiting.clear()
+        return self._now
+
+
+Told: TypeAlias = Laps | bool
+"""What a process says in the note of a step: its laps up to the step before, or whether all are to tell theirs next."""
+
+
+class Survey:
+    """What all processes measure, as one of them knows it.
+
+    Attributes:
+        timer: of this process.
+        tally: of all of them.
+    """
+
+    def __init__(self) -> None:
+        self.timer = StepTimer()
+        self.tally = Tally()
+        self._asked = False
+
+    def say(self) -> Told:
+        """This process's part of the note of a step; said again where the step has to be repeated."""
+        return self.timer.laps() if self._asked else self.timer.due
+
+    def hear(self, told: Sequence[Told]) -> None:
+        """Everybody's part of the note of a step, by rank; once for a step."""
+        if self._asked:
+            self.timer.forget()
+            laps = [each for each in told if isinstance(each, Laps)]
+            if len(laps) == len(told):  # who has just joined has not heard that they were asked for
+                self.tally.add(laps)
+        self._asked = True in told
+
+    def forget(self) -> None:
+        """Leave out what has been timed and not been told: this process has not taken the same steps as the others."""
+        self.timer.forget()
+        self._asked = False

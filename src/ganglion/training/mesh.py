@@ -29,12 +29,33 @@ _AT_ONCE = 16
 _ENDED = getattr(select, "POLLRDHUP", 0)
 """That the other side will send nothing more, where the system tells; elsewhere it is told once the link is gone."""
 
+_ASKING = 1
+"""Seconds without traffic after which a host is asked whether it is still there, and then again."""
+
+_UNANSWERED = 2
+"""Questions that went unanswered one after the other; a single one may have been lost, or be under way."""
+
+_INFORMATION = struct.Struct("8B13I")
+"""The beginning of what the kernel tells of a TCP connection (struct tcp_info in linux/tcp.h)."""
+
 LOOK = 100
 """Milliseconds between two looks at those who keep the others waiting."""
 
 
 class DisruptedError(ControlError):
     """The processes that take part have changed; what they were doing together has to be done again."""
+
+
+class UnreachableError(DisruptedError):
+    """The host of a peer does not answer.
+
+    Attributes:
+        rank: of the peer.
+    """
+
+    def __init__(self, message: str, rank: int) -> None:
+        super().__init__(message)
+        self.rank = rank
 
 
 def frame(message: bytes) -> bytes:
@@ -57,6 +78,9 @@ class Link:
         if not self.local:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             break_when_dead(connection)
+            for name in ("TCP_KEEPIDLE", "TCP_KEEPINTVL"):
+                if hasattr(socket, name):
+                    connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), _ASKING)
         self.connection = connection
         self.descriptors: deque[int] = deque()
         self._arrived = bytearray()
@@ -80,6 +104,22 @@ class Link:
         if not data:
             raise DisruptedError("A process has left.")
         self._arrived += data
+
+    def silence(self) -> float:
+        """Seconds for which the other host has said nothing although it was asked repeatedly; 0 where it answers.
+
+        Kernels ask and answer, so it does not matter how busy the processes are, or whether they run at all.
+        """
+        if self.local or not hasattr(socket, "TCP_INFO"):
+            return 0.0
+        told = self.connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFORMATION.size)
+        if len(told) < _INFORMATION.size:
+            return 0.0
+        fields = _INFORMATION.unpack(told)
+        retransmits, probes, data_received, answer_received = fields[2], fields[3], fields[19], fields[20]
+        if max(retransmits, probes) < _UNANSWERED:
+            return 0.0
+        return float(min(data_received, answer_received)) / 1000
 
     def message(self) -> bytes | None:
         """The next message, if all of it has arrived."""
@@ -272,6 +312,10 @@ class Mesh:
         if time.monotonic() - self._looked >= LOOK / 1000:
             self._looked = time.monotonic()
             self.late(self.peers)
+
+    def silence(self, rank: int) -> float:
+        """Seconds for which the host of a rank has not answered; 0 where it answers."""
+        return self._links[rank].silence()
 
     def descriptor(self, rank: int) -> int:
         """The next open file that a rank has sent with its messages."""

@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ganglion.core.events import Event, ExitKind, MemberExited, MemberReported, MemberStarted
+from ganglion.core.events import Event, MemberReported
+from ganglion.training.notes import note_text
 
 _NO_MEASURES = frozenset({"progress", "step", "steps", "epoch", "epochs", "step_loss", "images_per_second"})
 
@@ -52,18 +53,12 @@ class ProgressBar:
         """Take one event of the job."""
         with self._guard:
             match event:
-                case MemberReported(member=member, values={"paused": {"step": step, "reason": reason}}):
-                    self._console.print(f"{member} waits for data in step {step + 1}: {escape(reason)}", soft_wrap=True)
-                case MemberReported(member=member, values={"resumed": {"seconds": seconds}}):
-                    self._console.print(f"{member} has its data again, after {seconds:.1f} s", highlight=False)
                 case MemberReported(values=values):
                     self._move(values)
                     if "epoch" in values:
                         self._console.print(epoch_text(values), soft_wrap=True, highlight=False)
-                case MemberStarted(member=member, attempt=attempt) if attempt > 1:
-                    self._console.print(f"{member} is replaced (attempt {attempt})", highlight=False)
-                case MemberExited(member=member, exit=end) if end.kind not in (ExitKind.SUCCESS, ExitKind.CANCELLED):
-                    self._console.print(f"{member} is lost: {escape(end.message)}", soft_wrap=True, highlight=False)
+            if line := note_text(event):
+                self._console.print(escape(line), soft_wrap=True, highlight=False)
 
     def _move(self, values: Mapping[str, Any]) -> None:
         if "steps" not in values:

@@ -1,7 +1,9 @@
 """Where the time of a step goes, on one process: a stopwatch, and now and then what the kernel says beside it.
 
-A mark costs one look at the clock. What the kernel knows (processor time, page faults, waiting for a core) costs some
-microseconds, so it is asked for at most every `_APART` seconds, however short the steps are.
+A mark costs one look at the clock and one entry of a list; whatever else is done with them is done for many steps at
+once, since code that runs between two steps finds nothing of its own in the processor's caches. What the kernel knows
+(processor time, page faults, waiting for a core) costs some microseconds more, so it is asked for at most every
+`_APART` seconds, however short the steps are, and less often in a training that lasts.
 """
 
 from __future__ import annotations
@@ -12,12 +14,26 @@ import resource
 import sys
 import time
 from pathlib import Path
+from time import perf_counter
 from typing import NamedTuple
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+_TOLD_APART = 0.2
+"""Seconds of steps that are told together, at least."""
+
+_TOLD_SINGLY = 10
+"""Steps that are told as soon as possible, so that there is a verdict on a short training too."""
 
 _APART = 0.1
 """Seconds between two steps that the kernel is asked about."""
+
+_LATER_APART = 0.5
+"""The same once it has been asked `_OFTEN` times."""
+
+_OFTEN = 50
 
 _PRESSURE_APART = 1.0
 """Seconds between two looks at files of the system: pressure, limits."""
@@ -26,7 +42,7 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 class Stage(enum.IntEnum):
-    """What a step consists of, in this order; the places of a lap's times."""
+    """What a step consists of, in this order; the columns of laps."""
 
     LOAD = 0
     COMPUTE = 1
@@ -67,16 +83,21 @@ class Usage(msgspec.Struct, frozen=True, array_like=True):
     filled: float = 0.0
 
 
-class Lap(msgspec.Struct, frozen=True, array_like=True):
-    """One step on one process.
+class Laps(msgspec.Struct, frozen=True, array_like=True):
+    """Some steps on one process, one after the other.
 
     Attributes:
-        seconds: of each `Stage`.
-        usage: what the kernel told, where it was asked.
+        seconds: of each `Stage` in each step: float64 numbers [steps, stages].
+        usages: what the kernel told of those steps that it was asked about.
     """
 
-    seconds: tuple[float, float, float, float, float]
-    usage: Usage | None = None
+    seconds: bytes
+    usages: tuple[Usage, ...] = ()
+
+    @property
+    def table(self) -> NDArray[np.float64]:
+        """The seconds: [steps, stages]."""
+        return np.frombuffer(self.seconds).reshape(-1, len(Stage))
 
 
 class _Reading(NamedTuple):
@@ -95,57 +116,75 @@ class StepTimer:
     """Times the stages of steps; a step that is not finished leaves no lap.
 
     Made by the thread that trains, which alone uses it.
-
-    Attributes:
-        lap: the last step that was finished; `None` before there is one.
     """
 
     def __init__(self) -> None:
-        self.lap: Lap | None = None
-        self._seconds = [0.0] * len(Stage)
-        self._began = self._last = 0.0
-        self._running = False
-        self._asked = -_APART
+        self._marks: list[float] = []
+        self._finished = 0
+        self._usages: list[Usage] = []
+        self._singly = _TOLD_SINGLY
+        self._began = 0.0
+        self._asked = 0
+        self._next = 0.0
         self._readings: list[_Reading] = []
         self._queue = _open("/proc/thread-self/schedstat")
         self._machine = _Machine()
 
+    @property
+    def due(self) -> bool:
+        """Whether there are laps that ought to be told."""
+        return self._finished > 0 and (self._began - self._marks[0] >= _TOLD_APART or self._singly > 0)
+
+    def laps(self) -> Laps:
+        """All that have not been forgotten."""
+        marks = np.array(self._marks[: self._finished]).reshape(-1, len(Stage) + 1)
+        return Laps(np.diff(marks).tobytes(), tuple(self._usages))
+
+    def forget(self) -> None:
+        """The laps up to now have been told, or will never be."""
+        self._singly -= self._finished // (len(Stage) + 1)
+        del self._marks[: self._finished]
+        self._finished = 0
+        self._usages.clear()
+
     def start(self) -> None:
         """A step begins."""
-        self._running = True
-        self._seconds = [0.0] * len(Stage)
-        self._readings = []
-        self._began = self._last = time.perf_counter()
-        if self._began - self._asked >= _APART:
-            self._asked = self._began
+        if len(self._marks) > self._finished:
+            del self._marks[self._finished :]
+            self._readings.clear()
+        self._began = now = perf_counter()
+        self._marks.append(now)
+        if now >= self._next:
+            self._asked += 1
+            self._next = now + (_APART if self._asked < _OFTEN else _LATER_APART)
             self._readings.append(self._read())
 
     def ended(self, stage: Stage) -> float:
-        """A stage of the step has ended; the seconds since the step began."""
-        now = time.perf_counter()
-        self._seconds[stage] = now - self._last
-        self._last = now
+        """A stage of the step has ended, one after the other; the seconds since the step began."""
+        now = perf_counter()
+        self._marks.append(now)
         if self._readings and stage <= Stage.COMPUTE:
             self._readings.append(self._read())
         return now - self._began
 
     def finish(self) -> None:
         """The step is over, with all that was done beside it; nothing where none was begun."""
-        if not self._running:
+        if len(self._marks) == self._finished:
             return
-        self.ended(Stage.REST)
-        self._running = False
-        load, compute, reduce, update, rest = self._seconds
-        self.lap = Lap((load, compute, reduce, update, rest), self._usage() if self._readings else None)
+        self._marks.append(perf_counter())
+        if self._readings:
+            self._usages.append(self._usage(*self._marks[self._finished : self._finished + 3]))
+            self._readings.clear()
+        self._finished = len(self._marks)
 
-    def _usage(self) -> Usage:
+    def _usage(self, began: float, loaded_at: float, computed_at: float) -> Usage:
         before, loaded, computed = self._readings
         cpu = computed.cpu - loaded.cpu
-        stalled, filled = self._machine.look(self._began)
+        stalled, filled = self._machine.look(began)
         return Usage(
-            load=self._seconds[Stage.LOAD],
+            load=loaded_at - began,
             load_cpu=loaded.cpu - before.cpu,
-            compute=self._seconds[Stage.COMPUTE],
+            compute=computed_at - loaded_at,
             compute_cpu=cpu,
             compute_system=computed.system - loaded.system,
             queued=computed.queued - loaded.queued,
@@ -177,7 +216,7 @@ class _Machine:
         for path in (*((group / "memory.pressure",) if group else ()), Path("/proc/pressure/memory")):
             self._pressure = _open(str(path)) if self._pressure < 0 else self._pressure
         self._limit, self._used = _limit(group)
-        self._asked = time.perf_counter()
+        self._asked = perf_counter()
         self._total = self._stalled()
 
     def look(self, now: float) -> tuple[float, float]:

@@ -26,6 +26,7 @@ from ganglion.training.joining import join
 from ganglion.training.loop import Loop
 from ganglion.training.losses import load_loss
 from ganglion.training.numerics import Arithmetic, arithmetic, settle
+from ganglion.training.pauses import Pauses
 from ganglion.training.plan import TrainingPlan
 from ganglion.training.result import TrainingResult
 from ganglion.training.slices import random_key
@@ -53,8 +54,10 @@ def main(*, plan: dict[str, Any], store: str | None = None) -> dict[str, Any]:
 def _train(plan: TrainingPlan, store: Path | None) -> bytes:
     member = current_member()
     logical = plan.logical_workers or member.world_size
-    train: BatchSource = plan.train.build()
-    held_out: BatchSource | None = plan.held_out.build() if plan.held_out else None
+    # A source may be away before there is anything to secure.
+    opening = Pauses(patience=plan.patience, secure=lambda: None, report=member.report, leaving=member.draining)
+    train: BatchSource = opening.read(plan.train.build, step=0, timed=False)
+    held_out: BatchSource | None = opening.read(plan.held_out.build, step=0, timed=False) if plan.held_out else None
     preflight.check_source(train, plan, logical, member.world_size)
     loss = load_loss(plan.loss)
     model = _build_model(plan)
@@ -66,8 +69,8 @@ def _train(plan: TrainingPlan, store: Path | None) -> bytes:
         channels_last=plan.channels_last,
         device=device,
     )
-    first = preflight.first_records(train, _PROBE)
-    probe = preflight.first_records(held_out, _PROBE) if held_out else first
+    first = opening.read(lambda: preflight.first_records(train, _PROBE), step=0, timed=False)
+    probe = opening.read(lambda: preflight.first_records(held_out, _PROBE), step=0, timed=False) if held_out else first
     preflight.check_precision(plan, model)
     for columns in (probe, first):
         preflight.check_outputs(model, columns, columnizer=columnizer, loss=loss, plan=plan)

@@ -14,7 +14,7 @@ from ganglion.core.clock import Clock
 from ganglion.core.errors import GanglionError, NotFoundError, SpecError, suggest
 from ganglion.core.events import Event, Exit, ExitKind, MemberReported, MemberSampled
 from ganglion.core.registry import add_to_path
-from ganglion.core.run_events import MetricReported, ModelPublished, ResourcesSampled
+from ganglion.core.run_events import MetricReported, ModelPublished, ResourcesSampled, StepNoted
 from ganglion.execution.member import Member, Membership, Peer, current_member, set_current_member
 from ganglion.execution.outcome import Outcome, OutcomeState
 from ganglion.execution.rendezvous import environment, hold_port
@@ -119,6 +119,12 @@ class StepHost:
                         position=position,
                     )
                 )
+
+    def note(self, message: str, member: str = "") -> None:
+        """Record a line for people."""
+        self._emit(
+            StepNoted(at=self._clock.now(), run=self.call.run, step=self.call.step, member=member, message=message)
+        )
 
     def published(
         self, model: str, version: int, digest: str, metrics: Mapping[str, float], aliases: tuple[str, ...] = ()

@@ -114,6 +114,10 @@ class Host(Protocol):
         """Record metrics: finite numbers, with an optional position under `epoch` or `step`."""
         ...
 
+    def note(self, message: str, member: str = "") -> None:
+        """Record one line that a person should know while the step goes on, and show it."""
+        ...
+
     def published(
         self, model: str, version: int, digest: str, metrics: Mapping[str, float], aliases: tuple[str, ...] = ()
     ) -> None:

@@ -25,6 +25,7 @@ from ganglion.core.run_events import (
     RunFinished,
     RunStarted,
     StepFinished,
+    StepNoted,
     StepStarted,
 )
 from ganglion.execution.outcome import Outcome
@@ -124,6 +125,11 @@ class SingleJob:
                         at=at, run=self.run, step=self._step, member=member, cpu_seconds=cpu_seconds, memory=memory
                     )
                 )
+
+    def note(self, message: str, member: str = "") -> None:
+        """Write down one line that a person should know."""
+        now = self._clock.now()
+        self._write(StepNoted(at=now, run=self.run, step=self._step, member=member, message=message))
 
     def published(self, model: str, version: int, artifact: Artifact, metrics: Mapping[str, float]) -> None:
         """Write down that the model was published; before the end."""

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ganglion.core.errors import DataError
+from ganglion.data.dataset import gather as gather_module
 from ganglion.data.dataset.buffers import ALIGNMENT
 from ganglion.data.dataset.gather import Gather
 from ganglion.data.dataset.record_reader import RecordReader, StoredFile
@@ -53,6 +54,33 @@ def test_values_are_rewritten_on_the_way_into_given_memory(pieces: int) -> None:
     Gather(cut(pieces)).into(records, out, {"image": halve})
     assert (out["image"] == COLUMNS["image"][records].astype(np.float32) / 2).all()
     assert (out["number"] == records).all()
+
+
+@pytest.mark.parametrize("pieces", [1, 3])
+def test_rewriting_goes_piece_by_piece_and_leaves_numpy_as_it_was(pieces: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gather_module, "PIECE", 35 * 300)
+    monkeypatch.setattr(gather_module, "GROUPED_PIECE", 35 * 300)
+    records = np.random.default_rng(3).permutation(COUNT)
+    out = {"image": np.empty((COUNT, 5, 7), np.float32)}
+    sizes: list[int] = []
+
+    def halve(values: np.ndarray, target: np.ndarray) -> None:
+        sizes.append(len(values))
+        np.multiply(values, np.float32(0.5), out=target)
+
+    def fail(values: np.ndarray, target: np.ndarray) -> None:
+        raise ValueError("not these")
+
+    before = np.setbufsize(4096)
+    try:
+        Gather(cut(pieces)).into(records, out, {"image": halve})
+        with pytest.raises(ValueError, match="not these"):
+            Gather(cut(pieces)).into(records, out, {"image": fail})
+    finally:
+        after = np.setbufsize(before)
+    assert sizes == [250] * 4
+    assert (out["image"] == COLUMNS["image"][records].astype(np.float32) / 2).all()
+    assert after == 4096
 
 
 def test_what_is_not_there_is_refused() -> None:

@@ -237,23 +237,42 @@ def test_whatever_arrow_writes_is_read_back(put, small_blocks, rows) -> None:
             st.just("1,2.5,7,true,x"),
             st.lists(
                 st.sampled_from(
-                    ["1", "-2", " 3 ", "300", "2.5", "1e3", "1.2.3", "n/a", "NA", "", "x", "nan", "ü", "true"]
+                    [
+                        "1",
+                        "-2",
+                        " 3 ",
+                        "300",
+                        "2.5",
+                        "1e3",
+                        "1.2.3",
+                        "n/a",
+                        "NA",
+                        "",
+                        "x",
+                        "nan",
+                        "ü",
+                        "true",
+                        "1\udcff",
+                    ]
                 ),
                 min_size=3,
                 max_size=6,
             ).map(",".join),
             st.just('"1",2,3,false,"a,b"'),
+            st.just("1,2.5,7,true,\udcff"),  # is no text, which matters only where the last column is read
         ),
         min_size=1,
         max_size=60,
     ),
     st.sampled_from(["\n", "\r\n"]),
+    st.integers(0, 2),
 )
-def test_what_is_found_in_many_rows_at_once_is_what_each_row_says_alone(put, monkeypatch, rows, end) -> None:
+def test_what_is_found_in_many_rows_at_once_is_what_each_row_says_alone(put, monkeypatch, rows, end, unread) -> None:
     fields = (Field("t", "text"), Field("f", "float32"), Field("b", "bool"), Field("u", "uint8"), Field("i", "int64"))
+    fields = fields[unread:]
     rows = ["1,2.5,7,true,x"] * 100 + rows
     content = "i,f,u,b,t" + end + end.join(rows) + end
-    source = CsvSource(put("a.csv", content.encode()), fields=fields)
+    source = CsvSource(put("a.csv", content.encode(errors="surrogateescape")), fields=fields)
     records, bad = read_all(source)
     with monkeypatch.context() as patched:
         patched.setattr(CsvRows, "suspects", lambda self, data, spans: {})

@@ -1,4 +1,4 @@
-"""What reading text takes: a block and what it becomes, however large the file is."""
+"""What reading text takes: a block and what it becomes, however large the file is, and no library beside Arrow."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-LIMIT = 80 * 2**20
-SIZE = 4 * 2**20
+BUDGET = 64 * 2**20
+LIMIT = BUDGET * 11 // 10
+SIZE = BUDGET // 16  # of a batch
 
 COUNT = """
 import sys, threading
@@ -58,3 +59,23 @@ def test_what_reading_text_takes_does_not_grow_with_the_file(tmp_path: Path, kin
     records, grown = map(int, subprocess.run(command, check=True, capture_output=True).stdout.split())
     assert records == 1000 * times
     assert grown <= LIMIT, f"{grown / 2**20:.0f} MiB"
+
+
+NUMBERS = """
+import sys
+import pyarrow.csv
+from ganglion.data import CsvSource
+from ganglion.data.records.bad_record import refuse
+
+source = CsvSource(paths=sys.argv[1])
+(batch,) = [batch for unit in source.units() for batch in source.read_unit(unit, 2**20, refuse)]
+print(batch.columns["a"].tolist() + batch.columns["b"].tolist(), "pandas" in sys.modules)
+"""
+
+
+def test_reading_numbers_does_not_import_pandas(tmp_path: Path) -> None:
+    pytest.importorskip("pandas")
+    (tmp_path / "a.csv").write_text("a,b\n1,2.5\n3,4.5\n")
+    command = [sys.executable, "-c", NUMBERS, str(tmp_path / "a.csv")]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert done.stdout == "[1, 3, 2.5, 4.5] False\n"

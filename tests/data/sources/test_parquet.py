@@ -20,6 +20,7 @@ from ganglion.core.errors import DataError
 from ganglion.data.records.bad_record import BadRecord
 from ganglion.data.records.batch import Batch
 from ganglion.data.source import source_data, source_from
+from ganglion.data.sources import parquet_row_group
 from ganglion.data.sources.parquet import ParquetSource
 
 COUNT = 6000
@@ -177,6 +178,29 @@ def test_the_records_of_a_corrupt_page_are_set_aside_and_all_others_are_read(tmp
         assert_same(Batch.join(unverified), written)
 
 
+@pytest.mark.parametrize("piece", [100, 4096, 2**18])
+def test_each_damaged_page_is_found_whatever_is_read_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int
+) -> None:
+    monkeypatch.setattr(parquet_row_group, "_PIECE", piece)
+    written = pa.table({"number": np.arange(6000)})
+    path = tmp_path / "a.parquet"
+    plain = {"use_dictionary": False, "compression": "none", "write_statistics": False}
+    write(path, written, row_group_size=6000, max_rows_per_page=100, **plain)
+    source = ParquetSource(paths=str(path))
+    assert_same(Batch.join(read(source)[0]), written, 6000)
+    data = bytearray(path.read_bytes())
+    hit = [0, 7, 8, 30, 59]
+    for page in hit:
+        first = data.index(np.arange(page * 100, page * 100 + 100).tobytes())
+        data[first + (0 if page % 2 else 799)] ^= 1  # its first byte or its last one
+    path.write_bytes(data)
+    for size in (2**10, 2**24):
+        batches, bad = read(source, size)
+        assert [each.id for each in bad] == [row for page in hit for row in range(page * 100, page * 100 + 100)]
+        assert_same(Batch.join(batches), written, 6000)
+
+
 def test_a_page_that_cannot_be_decoded_costs_its_records_where_the_file_has_no_checksums(tmp_path: Path) -> None:
     written = table().select(["number", "word"])
     path = tmp_path / "a.parquet"
@@ -286,6 +310,7 @@ def test_a_reader_that_is_left_early_leaves_no_thread_and_no_file_open(tmp_path:
 
 READ_IN_LITTLE_MEMORY = """
 import sys, threading
+from ganglion.data.sources import parquet_row_group
 from ganglion.data.sources.parquet import ParquetSource
 
 def size():

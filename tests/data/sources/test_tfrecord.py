@@ -2,7 +2,11 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import random
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import fsspec
@@ -17,6 +21,7 @@ from ganglion.data.records.bad_record import BadRecord
 from ganglion.data.records.batch import Batch
 from ganglion.data.records.schema import Field
 from ganglion.data.source import source_data, source_from
+from ganglion.data.sources import tfrecord, tfrecord_frames
 from ganglion.data.sources.example import encode
 from ganglion.data.sources.tfrecord import TFRecordSource, write_tfrecord
 from ganglion.data.sources.tfrecord_frames import frame
@@ -154,6 +159,114 @@ def test_every_flipped_bit_is_found_and_nothing_else_is_lost(tmp_path: Path, som
     assert [each.offset for each in bad] == [sum(map(len, frames[:number])) for number in hit]
     assert records(batches) == [record for number, record in enumerate(some) if number not in hit]
     assert np.concatenate([batch.ids for batch in batches]).tolist() == sorted({*range(len(some))} - {*hit})
+
+
+class Never(threading.Event):
+    """Nobody ever waits."""
+
+    def is_set(self) -> bool:
+        return False
+
+
+class Always(threading.Event):
+    """Somebody waits all the time."""
+
+    def is_set(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("waits", "where"), [(Never, "prefetch_0"), (Always, "MainThread")])
+def test_the_thread_that_reads_ahead_and_the_one_that_waits_find_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits: type[threading.Event], where: str
+) -> None:
+    source = random.Random(2)
+    some = [source.randbytes(source.choice((0, 40, 3000, 3000, 100_000))) for _ in range(300)]
+    frames = [bytearray(frame(record)) for record in some]
+    hit = sorted(source.sample(range(len(some)), 60))
+    for number in hit:
+        frames[number][source.randrange(12, len(frames[number]))] ^= 1 << source.randrange(8)
+    path = tmp_path / "a.tfrecord"
+    path.write_bytes(b"".join(frames))
+    threads = set()
+    check = tfrecord_frames.Stretch.check
+
+    def noticed(stretch: tfrecord_frames.Stretch) -> None:
+        if stretch._unchecked:
+            threads.add(threading.current_thread().name)
+        check(stretch)
+
+    monkeypatch.setattr(tfrecord, "Event", waits)
+    monkeypatch.setattr(tfrecord_frames.Stretch, "check", noticed)
+    batches, bad = read(raw(path), 2**17)
+    assert len(batches) > 20
+    assert threads == {where}
+    assert [each.id for each in bad] == hit
+    assert [each.payload for each in bad] == [bytes(frames[number][12:-4]) for number in hit]
+    assert records(batches) == [record for number, record in enumerate(some) if number not in hit]
+
+
+def test_what_was_given_away_does_not_change_while_reading_goes_on(tmp_path: Path) -> None:
+    values = np.random.default_rng(3).standard_normal((2000, 64)).astype(np.float32)
+    features = [{"x": row, "n": number, "b": row.tobytes()} for number, row in enumerate(values)]
+    write_tfrecord(tmp_path / "a.tfrecord", features)
+    fields = (Field("x", "float32", (64,)), Field("n", "int64"), Field("b", "float32", (64,)))
+    batches, bad = read(TFRecordSource(paths=str(tmp_path), fields=fields), 2**17)
+    assert not bad
+    assert len(batches) > 10
+    found = Batch.join(batches).columns
+    assert np.array_equal(found["x"], values)
+    assert np.array_equal(found["b"], values)
+    assert found["n"].tolist() == list(range(2000))
+
+
+def test_a_reader_that_is_left_early_leaves_no_thread_and_no_file_open(tmp_path: Path) -> None:
+    write_tfrecord(tmp_path / "a.tfrecord", [bytes(1000)] * 1000)
+    source = raw(tmp_path)
+    unit = source.units()[0]
+    threads, files = threading.active_count(), len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        reading = source.read_unit(unit, 2**17, lambda record: None)
+        next(reading)
+        reading.close()
+    assert threading.active_count() == threads
+    assert len(os.listdir("/proc/self/fd")) == files
+
+
+READ_IN_LITTLE_MEMORY = """
+import sys, threading
+import pyarrow.compute
+from ganglion.data.sources.tfrecord import TFRecordSource
+
+def taken():
+    with open("/proc/self/smaps_rollup") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("Pss:"))
+
+source = TFRecordSource(paths=sys.argv[1], format="bytes")
+unit, = source.units()
+peak = before = taken()
+ended = threading.Event()
+
+def watch():
+    global peak
+    while not ended.wait(0.002):
+        peak = max(peak, taken())
+
+watching = threading.Thread(target=watch)
+watching.start()
+count = sum(len(batch) for batch in source.read_unit(unit, 2**24, print))
+ended.set()
+watching.join()
+print(count, max(peak, taken()) - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the proportional set size is Linux's")
+def test_memory_is_that_of_two_stretches_and_a_batch_whatever_the_size_of_the_file(tmp_path: Path) -> None:
+    write_tfrecord(tmp_path / "a.tfrecord", [bytes(8000)] * 2**14)
+    command = [sys.executable, "-c", READ_IN_LITTLE_MEMORY, str(tmp_path)]
+    count, growth = map(int, subprocess.run(command, check=True, capture_output=True).stdout.split())
+    assert count == 2**14
+    assert growth < 6 * 2**24, f"{growth / 2**20:.0f} MiB for batches of 16 MiB from a file of 125 MiB"
 
 
 def test_after_a_broken_length_all_other_records_are_found(tmp_path: Path, some: list[bytes]) -> None:

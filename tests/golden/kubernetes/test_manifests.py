@@ -25,6 +25,8 @@ from ganglion.execution.entry import Entry
 from ganglion.execution.spec import Gang, Numerics, OnControlLoss, Restart, Role, Service, Task
 from ganglion.export.argo import ArgoExport, workflow
 from ganglion.export.documents import to_yaml
+from ganglion.pipelines import serve
+from ganglion.workflow.graph import Graph
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
@@ -117,6 +119,15 @@ def fashion_mnist_trainjob() -> Any:
     return fashion_mnist("trainjob")
 
 
+def elastic_service() -> Any:
+    """A serving step whose replicas follow the load, as the workflow creates it."""
+    graph = Graph("module:made")
+    scaling = {"min_replicas": 0, "max_replicas": 6, "scale_metric": "rps", "scale_target": 50}
+    graph.add(serve.operation, {"candidates": (), "name": "fashion", "container_concurrency": 4, **scaling}, name="s")
+    config = KubernetesConfig(image="registry.example/team/fashion:1", training="pytorchjob", claims=(VOLUME,))
+    return tuple(resources_of(workflow(graph, ArgoExport(code="0" * 64), config)))
+
+
 CASES: dict[str, Callable[[], Any]] = {
     case.__name__.replace("_", "-"): case
     for case in (
@@ -131,6 +142,7 @@ CASES: dict[str, Callable[[], Any]] = {
         inferenceservice_url,
         fashion_mnist,
         fashion_mnist_trainjob,
+        elastic_service,
     )
 }
 

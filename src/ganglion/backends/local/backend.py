@@ -28,7 +28,7 @@ from ganglion.core.events import JobAdmitted, MemberStarted
 from ganglion.core.resources import Resources
 from ganglion.execution.backend import Capacity, Handle, Launch, Sink
 from ganglion.execution.exits import Evidence, MemberEnded
-from ganglion.execution.spec import AnySpec, MemberPlan, OnControlLoss
+from ganglion.execution.spec import AnySpec, MemberPlan, Numerics, OnControlLoss
 from ganglion.execution.supervisor import runtime_folder
 
 POLL_INTERVAL = 0.2
@@ -109,6 +109,10 @@ class LocalBackend:
             remedy="Ask for less, or declare more ([execution.local] cpu, memory, gpu).",
         )
 
+    def warm(self, numerics: Numerics, preload: tuple[str, ...]) -> None:
+        """Start to load `preload`; whoever asks for all of it or a part is forked from there."""
+        self._wardens.warm(numerics, preload)
+
     def reserve(self, plans: Sequence[MemberPlan], sink: Sink) -> None:
         """Queue for the resources of `plans`; starts to load what they preload."""
         names = tuple(plan.member for plan in plans)
@@ -119,7 +123,7 @@ class LocalBackend:
 
         with self._lock:
             grants = self._ledger.ask(plans, grant)
-        self._wardens.warm(plans[0].spec.numerics, plans[0].spec.preload)
+        self.warm(plans[0].spec.numerics, plans[0].spec.preload)
         _run(grants)
 
     def release(self, plans: Sequence[MemberPlan]) -> None:

@@ -2,7 +2,7 @@
 
 It has no plan, no log and no limits yet, and is used once: for one attempt of one member, or for none. When its warden
 hangs up it ends. What is forked holds only what the warden had preloaded, nothing of any member: the code of a plan is
-loaded once the plan has come.
+loaded once the plan has come. How many wait depends on what was asked for (`SparePolicy`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,71 @@ import signal
 import socket
 import sys
 
+import msgspec
+
 from ganglion.backends.processes.wire import StartMember, encode
+from ganglion.execution.spec import Service
+
+FORKED_SPARES = 4
+"""How many forked processes wait for a plan. After a fork each page that the warden writes to is a copy, so they are
+made together, once most of them have been used."""
+
+SPAWNED_SPARES = 2
+"""How many new interpreters wait for a plan."""
+
+FEW_SPARES = 1
+"""With no more than this many left, others are made."""
+
+SERVICE_SPARES = 1
+"""How many wait where only services run: they start seldom, load for long, and are to need little memory."""
+
+SERVICE_PAUSE = 1.0
+"""Seconds after the start of a replica until its spare is replaced: while it loads it needs the cores itself."""
+
+
+class SparePolicy(msgspec.Struct):
+    """How many processes wait for a plan, and when others are made; without I/O.
+
+    Tasks and gangs start often, and what waits for a lost worker waits for its successor: several spares wait, and are
+    replaced at once. For services one is enough.
+
+    Attributes:
+        fork: whether processes are forked.
+        quick: whether a task or a member of a gang was ever asked for.
+        lacking_since: seconds since which others are to be made; `None` while there are enough.
+    """
+
+    fork: bool
+    quick: bool = False
+    lacking_since: float | None = float("-inf")
+
+    @property
+    def most(self) -> int:
+        """How many are made."""
+        if not self.quick:
+            return SERVICE_SPARES
+        return FORKED_SPARES if self.fork else SPAWNED_SPARES
+
+    def note_start(self, request: StartMember, left: int, now: float) -> None:
+        """A member was started, and so many spares are left."""
+        self.quick = self.quick or not isinstance(request.plan.spec, Service)
+        if left <= min(FEW_SPARES, self.most - 1):
+            self.lacking_since = now
+
+    def note_spare(self, count: int) -> None:
+        """One more waits; now it is so many."""
+        if count >= self.most:
+            self.lacking_since = None
+
+    def give_up(self) -> None:
+        """None can be made, or one died; it is tried again after the next start."""
+        self.lacking_since = None
+
+    def wait(self, now: float) -> float | None:
+        """Seconds until one more is to be made; `None` while there are enough."""
+        if self.lacking_since is None:
+            return None
+        return max(0.0, self.lacking_since + (0.0 if self.quick else SERVICE_PAUSE) - now)
 
 
 class Spare:

@@ -27,21 +27,11 @@ import msgspec
 from ganglion.backends.processes import member_process
 from ganglion.backends.processes.attempts import EVIDENCE, IDENTITY, LOG, REPORT, write_atomically
 from ganglion.backends.processes.memory import delegated_cgroup, leave_cgroup
-from ganglion.backends.processes.spare import Spare, spawn_spare
+from ganglion.backends.processes.spare import Spare, SparePolicy, spawn_spare
 from ganglion.backends.processes.wire import Ended, Notice, Request, Started, StartMember, StopMember, encode
 from ganglion.core.registry import load_modules
 from ganglion.execution.control import FrameReader
 from ganglion.execution.exits import AgentReport, Evidence
-
-FORKED_SPARES = 4
-"""How many forked processes wait for a plan. After a fork each page that this process writes to is a copy, so they are
-made together, once most of them have been used."""
-
-SPAWNED_SPARES = 2
-"""How many new interpreters wait for a plan."""
-
-FEW_SPARES = 1
-"""With no more than this many left, others are made."""
 
 _MEMORY_UNIT = 1 if sys.platform == "darwin" else 1024
 
@@ -63,7 +53,7 @@ class Warden:
         self.fork = fork
         self.members: dict[int, _Member] = {}
         self.spares: list[Spare] = []
-        self.refill = True
+        self.policy = SparePolicy(fork)
         self.cgroup = delegated_cgroup()
         self.reader = FrameReader()
         self.decoder = msgspec.msgpack.Decoder(Request)
@@ -80,8 +70,7 @@ class Warden:
     def run(self) -> None:
         """Serve until the backend is gone and no member is left."""
         while self.connected or self.members:
-            lacking = self.refill and self.connected
-            ready = self.selector.select(0.0 if lacking else self.patience())
+            ready = self.selector.select(self.patience())
             for key, _ in ready:
                 if key.fileobj is self.woken:
                     with contextlib.suppress(BlockingIOError):
@@ -94,13 +83,15 @@ class Warden:
                 if member.kill_at is not None and now >= member.kill_at:
                     member.kill_at = now + 1.0
                     _kill_group(member.pid, signal.SIGKILL)
-            if lacking and not ready:
+            if not ready and self.connected and self.policy.wait(now) == 0.0:
                 self.prepare()
 
     def patience(self) -> float | None:
-        """Seconds until the next member has to be killed."""
-        times = [member.kill_at for member in self.members.values() if member.kill_at is not None]
-        return max(0.0, min(times) - time.monotonic()) if times else None
+        """Seconds until the next member has to be killed or the next spare made."""
+        now = time.monotonic()
+        waits = [max(0.0, member.kill_at - now) for member in self.members.values() if member.kill_at is not None]
+        spare = self.policy.wait(now) if self.connected else None
+        return min(waits if spare is None else [*waits, spare], default=None)
 
     def receive(self) -> None:
         """Carry out what the backend asks for; its end of file means that it is gone."""
@@ -149,7 +140,7 @@ class Warden:
                 member.kill()
             self.tell(Ended(key=request.key, at=time.time(), evidence=Evidence(note=f"could not be started: {error}")))
             return
-        self.refill = self.refill or len(self.spares) <= FEW_SPARES
+        self.policy.note_start(request, len(self.spares), time.monotonic())
         self.members[member.pid] = _Member(request, member.pid)
         self.tell(Started(key=request.key, at=now, pid=member.pid))
 
@@ -172,9 +163,9 @@ class Warden:
         """Start a process for a member to come while there is nothing else to do."""
         try:
             self.spares.append(self.make_spare())
-            self.refill = len(self.spares) < (FORKED_SPARES if self.fork else SPAWNED_SPARES)
+            self.policy.note_spare(len(self.spares))
         except OSError:
-            self.refill = False  # the member that needs it says why
+            self.policy.give_up()  # the member that needs it says why
 
     def make_spare(self) -> Spare:
         """Start a process that waits for its plan.
@@ -250,7 +241,7 @@ class Warden:
         for spare in [spare for spare in self.spares if spare.pid == pid]:
             spare.hang_up()
             self.spares.remove(spare)
-            self.refill = False
+            self.policy.give_up()
 
     def tell(self, notice: Notice) -> None:
         """Send a notice to the backend, if it is still there."""

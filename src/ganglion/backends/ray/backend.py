@@ -23,7 +23,7 @@ from ganglion.core.errors import ControlError, SpecError, UserError
 from ganglion.core.events import JobAdmitted, MemberStarted
 from ganglion.execution.backend import Capacity, Handle, Launch, Sink
 from ganglion.execution.exits import Evidence, MemberEnded
-from ganglion.execution.spec import AnySpec, MemberPlan, OnControlLoss
+from ganglion.execution.spec import AnySpec, MemberPlan, Numerics, OnControlLoss
 
 if TYPE_CHECKING:  # Ray is loaded when a backend is made, not when this module is imported
     from ganglion.backends.ray.cluster import Cluster, Node
@@ -115,6 +115,13 @@ class RayBackend:
         """Lay `spec` out; see `render`."""
         return render(spec, capacity)
 
+    def warm(self, numerics: Numerics, preload: tuple[str, ...]) -> None:
+        """Have `preload` loaded on every node that is in use."""
+        with self._lock:
+            keepers = list(self._keepers.values())
+        for keeper in keepers:
+            keeper.warm(numerics, preload)
+
     def reserve(self, plans: Sequence[MemberPlan], sink: Sink) -> None:
         """Queue for a placement group; starts to load what the members preload."""
         spec = plans[0].spec
@@ -128,10 +135,7 @@ class RayBackend:
             sink(JobAdmitted(at=time.time(), job=spec.id, members=names))
 
         self._leases.ask([plan.key for plan in plans], shape, grant)
-        with self._lock:
-            keepers = list(self._keepers.values())
-        for keeper in keepers:
-            keeper.warm(spec.numerics, spec.preload)
+        self.warm(spec.numerics, spec.preload)
 
     def release(self, plans: Sequence[MemberPlan]) -> None:
         """Give the placement group back, or withdraw the request."""

@@ -27,11 +27,16 @@ from ganglion.data.records.schema import Field
 Rewrite = Callable[[Array, Array], None]
 """Makes values of those in its first argument and puts them into the second, which has as many records."""
 
-PIECE = 2**18
-"""Bytes that are gathered at a time where something else has to be done to them: so many stay in the cache."""
+PIECE = 2**20
+"""Bytes that are gathered at a time where something else is done to them: few enough to stay in the cache, and
+enough that threads seldom wait for each other in the interpreter between two pieces."""
+
+GROUPED_PIECE = 2**18
+"""Bytes of the widest column that are gathered at a time where there are several files: they lie in a second buffer."""
 
 _AROUND = 2**22  # bytes of other columns at both ends of one that the kernel maps with it
 _GROUPED = 32  # rows for each file in a piece, at least, so that its fixed cost is shared
+_CONVERTED = 2048  # values that NumPy converts at a time: with its 8,192, what it goes through leaves the first cache
 
 
 class Gather:
@@ -139,7 +144,7 @@ class Gather:
                 else:
                     grouping.take(self._columns[name], self._space(name, "grouped", len(target)), target)
                 if write is not None:
-                    write(target, out[name][piece])
+                    _rewritten(write, target, out[name][piece])
 
     def _checked(self, records: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.intp]:
         wanted = records.astype(np.intp, copy=False)
@@ -152,8 +157,11 @@ class Gather:
     def _pieces(self, names: Sequence[str], count: int) -> Iterator[slice]:
         if not names:
             return
-        widest = max(self._record_bytes[name] for name in names)
-        rows = max(1, PIECE // max(1, widest), _GROUPED * (len(self._starts) - 1) if len(self._starts) > 2 else 1)
+        sizes = [self._record_bytes[name] for name in names]
+        if len(self._starts) == 2:
+            rows = max(1, PIECE // max(1, sum(sizes)))
+        else:
+            rows = max(1, GROUPED_PIECE // max(1, *sizes), _GROUPED * (len(self._starts) - 1))
         rows = -(-count // -(-count // rows))  # as many pieces, of equal size
         for first in range(0, count, rows):
             yield slice(first, min(first + rows, count))
@@ -183,6 +191,15 @@ class Gather:
         grouping = _Grouping(wanted, self._starts)
         parts = [segments[holder].take(pa.array(local)) for holder, local in grouping]
         return pa.concat_arrays(parts).take(pa.array(grouping.places)) if parts else segments[0][:0]
+
+
+def _rewritten(write: Rewrite, values: Array, out: Array) -> None:
+    """Rewrite values; NumPy's conversions among them go through buffers that stay in the processor's first cache."""
+    usual = np.setbufsize(_CONVERTED)
+    try:
+        write(values, out)
+    finally:
+        np.setbufsize(usual)
 
 
 class _Grouping:

@@ -11,8 +11,11 @@ from typing import TypeVar
 import msgspec
 
 from ganglion.core.errors import DataError, OutageError
+from ganglion.core.log import get_logger
 
 Result = TypeVar("Result")
+
+_log = get_logger(part="data")
 
 _PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 
@@ -76,12 +79,6 @@ def retried(attempt: Callable[[], Result], retry: Retry, name: str) -> Result:
                     f"{name} could not be read for {away:.1f} seconds ({failures} attempts): {problem}. "
                     "Try again when it is back."
                 ) from error
-            _warn(name=name, problem=problem, attempt=failures, again_in=round(delay, 3))
+            _log.warning("source_away", name=name, problem=problem, attempt=failures, again_in=round(delay, 3))
             time.sleep(delay)
     raise AssertionError("unreachable: attempts are unlimited")
-
-
-def _warn(**what: str | float) -> None:
-    import structlog  # takes a tenth of a second to import, which only those pay who have something to say
-
-    structlog.get_logger("ganglion.data").warning("source_away", **what)

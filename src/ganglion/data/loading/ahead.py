@@ -23,7 +23,7 @@ THREADS = "loader"
 
 _WAITING, _RUNNING, _DONE = range(3)
 _JUDGED = 16  # results after which the number of threads is thought over
-_SPARE = 2  # results ready or in the making beyond one for each thread
+_SPARE = 3  # results ready or in the making beyond one for each thread; with 2, a thread often waits for the consumer
 
 
 def threads_wanted(threads: int, most: int, late: int, asked: int) -> int:

@@ -47,11 +47,13 @@ class Certificate(msgspec.Struct, frozen=True):
     def of_each(cls, ids: Ids, ends: Sequence[int]) -> list[Self]:
         """Certificates of consecutive groups of records: those before the first end, from there to the second, ..."""
         bounds = np.concatenate([[0], np.asarray(ends, np.int64)])
-        sums = []
-        for key in _KEYS:
-            total = np.concatenate([np.zeros(1, np.uint64), np.cumsum(_mixed(ids, key), dtype=np.uint64)])[bounds]
-            sums.append((total[1:] - total[:-1]).tolist())  # unsigned words wrap around, as the sums do
-        return [cls(*values) for values in zip(np.diff(bounds).tolist(), *sums, strict=True)]
+        counts = np.diff(bounds)
+        some = np.flatnonzero(counts)  # where nothing is summed, `reduceat` does not give 0
+        sums = np.zeros((len(_KEYS), len(counts)), np.uint64)
+        for number, key in enumerate(_KEYS):
+            if some.size:  # unsigned words wrap around, as the sums do
+                sums[number, some] = np.add.reduceat(_mixed(ids[: bounds[-1]], key), bounds[some])
+        return [cls(*values) for values in zip(counts.tolist(), *sums.tolist(), strict=True)]
 
     def __add__(self, other: Certificate) -> Certificate:
         return Certificate(
@@ -65,10 +67,12 @@ class Certificate(msgspec.Struct, frozen=True):
 
 
 def _mixed(ids: Ids, key: np.uint64) -> _Words:
-    words: _Words = ids.astype(np.uint64) + np.uint64(1)
+    words: _Words = ids.astype(np.uint64)
+    words += np.uint64(1)
     words *= key
+    shifted = np.empty_like(words)  # one for all, which stays in the cache
     for shift, factor in _MIX:
-        words ^= words >> shift
+        words ^= np.right_shift(words, shift, out=shifted)
         words *= factor
-    words ^= words >> _LAST
+    words ^= np.right_shift(words, _LAST, out=shifted)
     return words

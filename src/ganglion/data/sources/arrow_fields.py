@@ -148,8 +148,11 @@ def _values(array: pa.Array, field: Field) -> Array:
         array = array.cast(pa.int64())
     if array.null_count:
         array = array.fill_null(pa.scalar(np.nan if np.dtype(field.dtype).kind == "f" else 0).cast(array.type))
-    values: Array = array.to_numpy(zero_copy_only=not pa.types.is_boolean(array.type))
-    return values
+    dtype: np.dtype[Any] = np.dtype(array.type.to_pandas_dtype())
+    if dtype.kind == "b" or not len(array):
+        return np.asarray(array.to_numpy(zero_copy_only=False), dtype)
+    # `to_numpy` imports pandas where that is installed, which takes a quarter of a second and 25 MiB.
+    return np.frombuffer(array.buffers()[1], dtype, len(array), array.offset * dtype.itemsize)
 
 
 def _arrays(array: pa.Array, field: Field, fill: Mapping[str, Any]) -> tuple[Array, _Mask | None]:

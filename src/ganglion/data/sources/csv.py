@@ -104,7 +104,10 @@ class CsvSource(LineSource, frozen=True, kw_only=True, tag="ganglion.data.source
             table = arrow_csv.read_csv(
                 pa.BufferReader(first),
                 arrow_csv.ReadOptions(
-                    column_names=names or None, autogenerate_column_names=not names, block_size=BLOCK
+                    use_threads=False,  # each would hold memory of its own
+                    column_names=names or None,
+                    autogenerate_column_names=not names,
+                    block_size=BLOCK,
                 ),
                 options,
             )

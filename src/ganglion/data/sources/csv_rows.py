@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Iterator
 from functools import lru_cache
@@ -18,6 +19,7 @@ from ganglion.data.sources.arrow_columns import arrow_type_of
 from ganglion.data.sources.line_blocks import Spans, joined, line_spans
 
 _TASK = 2**20  # bytes that Arrow parses at a time
+_TOGETHER = 16  # rows of which it is asked at a time whether they are text
 _SHOWN = 100  # signs of a row that Arrow shows
 _COLUMN = re.compile(r"In CSV column #([0-9]+): ")
 _NULLS = frozenset(arrow_csv.ConvertOptions().null_values)
@@ -51,7 +53,7 @@ class CsvRows(msgspec.Struct, frozen=True, kw_only=True):
         types = {field.name: arrow_type_of(field) for field in self.schema}
         return self._read(data, types, arrow_csv.ParseOptions(**self.format(data)))
 
-    def suspects(self, data: bytes, spans: Spans) -> dict[int, str]:
+    def suspects(self, data: bytes, spans: Spans) -> dict[int, str | UnicodeDecodeError]:
         """Rows with another number of values, with bytes that are no text, or with numbers that are none.
 
         Args:
@@ -59,25 +61,30 @@ class CsvRows(msgspec.Struct, frozen=True, kw_only=True):
             spans: where rows lie.
 
         Returns:
-            By the number of a row what is wrong with it, as Arrow says it of a row alone; empty where it has to be
-            asked. No row where it cannot be found out in this way.
+            By the number of a row what is wrong with it, as is found out of a row alone; empty where it has to be
+            tried. No row where it cannot be found out in this way.
         """
-        found: dict[int, str] = {}
-        if not self._is_text(data):
-            found |= {
-                row: "" for row, (start, stop) in enumerate(spans.tolist()) if not self._is_text(data[start:stop])
-            }
+        found: dict[int, str | UnicodeDecodeError] = {}
+        if self._no_text(data):
+            # Arrow does not look at the text of columns that are not read, so that such rows have to be tried.
+            sure = codecs.lookup(self.encoding).name == "utf-8" and len(self.schema) == len(self.names)
+            for first in range(0, len(spans), _TOGETHER):
+                rows = spans[first : first + _TOGETHER].tolist()
+                if self._no_text(data[rows[0][0] : rows[-1][1]]):
+                    for row, (start, stop) in enumerate(rows, first):
+                        if error := self._no_text(data[start:stop]):
+                            found[row] = error if sure else ""
         if self.quote and (mark := self.quote.encode()) in data:
             found |= {row: "" for row, (start, stop) in enumerate(spans.tolist()) if data.count(mark, start, stop) % 2}
-        rows = np.delete(np.arange(len(spans)), sorted(found))
-        if not len(rows):
+        others = np.delete(np.arange(len(spans)), sorted(found))
+        if not len(others):
             return found
         wrong: dict[int, str] = {}
-        table = self._tolerant(joined(data, spans, rows), wrong)
-        if table is None or len(table) + len(wrong) != len(rows):
+        table = self._tolerant(joined(data, spans, others), wrong)
+        if table is None or len(table) + len(wrong) != len(others):
             return {}
-        found |= {int(rows[row]): problem for row, problem in wrong.items()}
-        parsed = np.delete(rows, sorted(wrong))
+        found |= {int(others[row]): problem for row, problem in wrong.items()}
+        parsed = np.delete(others, sorted(wrong))
         for field in self.schema:
             if field.fixed and pa.types.is_string((column := table.column(field.name)).type):
                 unsure = np.flatnonzero(~pc.match_substring_regex(column, _sure(field.dtype)).to_numpy())
@@ -174,12 +181,13 @@ class CsvRows(msgspec.Struct, frozen=True, kw_only=True):
             )
         return None
 
-    def _is_text(self, data: bytes) -> bool:
+    def _no_text(self, data: bytes) -> UnicodeDecodeError | None:
+        """Why some bytes are no text."""
         try:
             data.decode(self.encoding)
-        except UnicodeDecodeError:
-            return False
-        return True
+        except UnicodeDecodeError as error:
+            return error
+        return None
 
 
 def _sure(dtype: str) -> str:

@@ -111,7 +111,7 @@ class _Reader:
         """Read records of the same length."""
         missed = 0
         while len(rows) >= _ALIKE and missed < _LAYOUTS:
-            record = self._record(rows[0])
+            record = self._frames.record(rows[0])
             try:
                 features = _layout(record)
             except ValueError as error:
@@ -148,7 +148,7 @@ class _Reader:
 
     def _read_singles(self, rows: _Rows) -> None:
         for row in rows.tolist():
-            record = self._record(row)
+            record = self._frames.record(row)
             try:
                 features = _layout(record)
                 values = []
@@ -168,10 +168,6 @@ class _Reader:
             raise ValueError(f"it has no feature {field.name!r}")
         value = self._fill[field.name]
         return np.broadcast_to(np.asarray(value, field.dtype), field.shape) if field.fixed else value
-
-    def _record(self, row: int | np.int64) -> bytes:
-        start = int(self._frames.starts[row])
-        return self._frames.data[start : start + int(self._frames.lengths[row])]
 
     def _matrix(self, rows: _Rows) -> Array:
         """Records of the same length; shape `(records, bytes)`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import ClassVar
 
 import msgspec
@@ -56,9 +57,12 @@ class FileSource(PlainSource, frozen=True):
             DataError: a file is missing, or is not what it should be.
         """
         files = self.files()
+        with ThreadPoolExecutor(1, thread_name_prefix="fingerprints") as executor:
+            digests = executor.submit(fingerprints, files)
+            divided = [tuple(self.divide(file)) for file in files]  # meanwhile, since it may take as long
         found: list[Unit] = []
-        for file, fingerprint in zip(files, fingerprints(files), strict=True):
-            for unit in self.divide(file):
+        for units, fingerprint in zip(divided, digests.result(), strict=True):
+            for unit in units:
                 found.append(msgspec.structs.replace(unit, number=len(found), fingerprint=fingerprint))
         return tuple(found)
 

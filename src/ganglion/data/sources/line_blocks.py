@@ -7,13 +7,14 @@ a time and by whomever.
 from __future__ import annotations
 
 import io
+import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from ganglion.data.files.compression import read_whole
+from ganglion.data.files.compression import TruncatedError
 
 BLOCK = 4 * 2**20
 """Bytes of a block, at most, and so of a record."""
@@ -57,27 +58,33 @@ def blocks(file: io.BufferedReader, start: int, stop: int | None, quote: bytes =
         OutageError: it is away.
     """
     file.seek(start)
-    offset, rest = start, b""
+    # All is read into one place, and whole records are copied from there: large memory that is new takes longer to get,
+    # since the kernel fills it with zeros, than to copy. Of a small file only its pages are ever touched.
+    space = mmap.mmap(-1, BLOCK, flags=mmap.MAP_PRIVATE)
+    offset, held = start, 0
     while True:
-        wanted = BLOCK - len(rest)
+        wanted = BLOCK - held
         if stop is not None:
-            wanted = min(wanted, stop - offset - len(rest))
-        data, flaw = read_whole(file, wanted)
-        ended = len(data) < wanted or (stop is not None and offset + len(rest) + len(data) >= stop)
-        rest = rest + data if rest else data
-        del data  # of large blocks, no copy is kept while others work with them
-        end = len(rest) if ended and not flaw else _last_end(rest, quote)
+            wanted = min(wanted, stop - offset - held)
+        read, flaw = _read_into(file, memoryview(space)[held : held + wanted])
+        held += read
+        ended = read < wanted or (stop is not None and offset + held >= stop)
+        data = space[:held] if ended and not flaw else _whole_records(space, held, quote)
+        end = len(data)
         if end:
-            found, rest = [Block(offset, rest[:end])], rest[end:]
+            held -= end
+            space.move(0, end, held)
+            found = [Block(offset, data)]
+            del data  # of large blocks, no copy is kept while others work with them
             offset += end
             yield found.pop()
         if flaw:
-            yield Block(offset, rest, f"it is cut off: {flaw}")
+            yield Block(offset, space[:held], f"it is cut off: {flaw}")
         if ended:
             return
         if not end:
-            yield Block(offset, rest, f"no record ends within {BLOCK} bytes")
-            offset, rest = _next_record(file, offset + len(rest))
+            yield Block(offset, space[:held], f"no record ends within {BLOCK} bytes")
+            offset, held = _next_record(file, offset + held), 0
 
 
 def divide_lines(file: io.BufferedReader, start: int, size: int, quote: bytes = b"") -> tuple[tuple[int, int], ...]:
@@ -151,24 +158,38 @@ def joined(data: bytes, spans: Spans, records: npt.NDArray[np.int64]) -> bytes:
     return b"".join([data[start:stop] for start, stop in zip(firsts.tolist(), lasts.tolist(), strict=True)])
 
 
-def _last_end(data: bytes, quote: bytes) -> int:
-    """Where the last record of `data` ends that ends there; 0 if none does."""
-    end = data.rfind(b"\n") + 1
-    if not quote or data.count(quote, 0, end) % 2 == 0:
-        return end
+def _read_into(file: io.BufferedReader, space: memoryview) -> tuple[int, str]:
+    """Fill `space` as far as the file goes: how many bytes were read, and what is wrong where they end."""
+    read = 0
+    while read < len(space):
+        try:
+            more = file.readinto1(space[read:])  # `readinto` would lose what comes before a truncation
+        except TruncatedError as error:
+            return read, str(error)
+        if not more:
+            break
+        read += more
+    return read, ""
+
+
+def _whole_records(space: mmap.mmap, held: int, quote: bytes) -> bytes:
+    """The records that end within the first `held` bytes of `space`."""
+    data = space[: space.rfind(b"\n", 0, held) + 1]
+    if not quote or data.count(quote) % 2 == 0:
+        return data
     values = np.frombuffer(data, np.uint8)
     ends = np.flatnonzero(values == ord("\n"))
     quotes = np.flatnonzero(values == ord(quote))
     outside = ends[np.searchsorted(quotes, ends) % 2 == 0]
     if len(outside):
-        return int(outside[-1]) + 1
-    return end if len(data) >= BLOCK else 0  # a quote that is never closed does not swallow the file
+        return data[: int(outside[-1]) + 1]
+    return data if held >= BLOCK else b""  # a quote that is never closed does not swallow the file
 
 
-def _next_record(file: io.BufferedReader, offset: int) -> tuple[int, bytes]:
+def _next_record(file: io.BufferedReader, offset: int) -> int:
     """Pass over the rest of a record that is too long; where the next begins."""
     while line := file.readline(BLOCK):
         offset += len(line)
         if line.endswith(b"\n"):
             break
-    return offset, b""
+    return offset

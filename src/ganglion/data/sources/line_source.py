@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from functools import lru_cache
 from typing import Protocol
@@ -45,7 +45,7 @@ class Parser(Protocol):
         """Where the records of a block lie."""
         ...
 
-    def suspects(self, data: bytes, spans: Spans) -> dict[int, str]:
+    def suspects(self, data: bytes, spans: Spans) -> Mapping[int, str | UnicodeDecodeError]:
         """Which records of a block that cannot be parsed may be broken; none where that is not known.
 
         Returns:
@@ -126,7 +126,7 @@ class LineSource(FileSource, frozen=True):
                     del batch  # the next block needs its memory
                 record, dirty = reading.next, reading.dirty
                 del reading
-                pa.default_memory_pool().release_unused()  # else it keeps about as much as a block takes
+        pa.default_memory_pool().release_unused()  # else it keeps about as much as a block takes
 
 
 class _Reading:
@@ -193,7 +193,9 @@ class _Reading:
             return
         found = list(self._halve(spans, np.delete(np.arange(len(spans)), sorted(suspects))))
         for suspect, problem in sorted(suspects.items()):
-            if problem:
+            if isinstance(problem, UnicodeDecodeError):
+                self._bad(suspect, spans, self._no_text(suspect, spans, problem))
+            elif problem:
                 self._bad(suspect, spans, problem)
             else:
                 found += self._halve(spans, np.array([suspect]))
@@ -217,8 +219,7 @@ class _Reading:
                     yield from self._without(columns, flaws, spans, tried)
                     continue
             except UnicodeDecodeError as error:
-                at = self._block.offset + int(spans[tried[0], 0]) + error.start
-                problem = f"byte {at} is not {error.encoding}"
+                problem = self._no_text(int(tried[0]), spans, error)
             except (pa.ArrowException, OverflowError) as error:
                 problem = describe_arrow_error(error)
             if len(tried) == 1:
@@ -237,6 +238,9 @@ class _Reading:
         batch = Batch(columns, ids)
         if len(flaws) < len(records):
             yield batch.take(np.setdiff1d(np.arange(len(records)), list(flaws))) if flaws else batch
+
+    def _no_text(self, record: int, spans: Spans, error: UnicodeDecodeError) -> str:
+        return f"byte {self._block.offset + int(spans[record, 0]) + error.start} is not {error.encoding}"
 
     def _bad(self, record: int, spans: Spans, reason: str) -> None:
         start, stop = spans[record].tolist()

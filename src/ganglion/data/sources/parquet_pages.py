@@ -21,7 +21,6 @@ _DATA, _INDEX, _DICTIONARY, _DATA_V2 = 0, 1, 2, 3
 _BY_DICTIONARY = ("PLAIN_DICTIONARY", "RLE_DICTIONARY")
 _HEADER = 256
 _LONGEST_HEADER = 2**24
-_PIECE = 2**18
 _COVER, _COVER_HEADER = 2**20, 13
 
 
@@ -112,20 +111,32 @@ class Pages:
         covered = set(self._covered)
         return [page for page in self.pages if not page.dictionary and (page.start, page.stop) not in covered]
 
-    def damaged(self, file: int, pages: Sequence[Page]) -> list[Page]:
-        """Those of some pages, in the order of the file, that do not match their checksums."""
+    def damaged(self, file: int, pages: Sequence[Page], buffer: memoryview) -> list[Page]:
+        """Those of some pages, in the order of the file, that do not match their checksums.
+
+        Args:
+            file: descriptor of the open file.
+            pages: which ones.
+            buffer: what is read goes there, piece by piece; many small pages are in one piece.
+        """
         found: list[Page] = []
         last = pages[-1].stop if pages else 0
-        piece, begin, end = memoryview(b""), 0, 0  # small pages are read many at a time
+        begin = end = 0  # of what is in the buffer
         for page in pages:
-            body, stop = page.body, page.stop
-            if page.check is None:
+            at, stop, check = page.body, page.stop, page.check
+            if check is None:
                 continue
-            if stop > end and stop - body <= _PIECE:
-                piece, begin = memoryview(os.pread(file, min(_PIECE, last - body), body)), body
-                end = begin + len(piece)
-            checksum = _checksum(file, page) if stop > end else crc32(piece[body - begin : stop - begin])
-            if checksum != page.check:
+            checksum = 0
+            while at < stop:
+                if at >= end:
+                    begin, end = at, at + os.preadv(file, [buffer[: last - at]], at)
+                    if end == at:
+                        checksum = -1  # the file ends
+                        break
+                upto = min(stop, end)
+                checksum = crc32(buffer[at - begin : upto - begin], checksum)
+                at = upto
+            if checksum != check:
                 found.append(page)
         return found
 
@@ -229,17 +240,6 @@ def _are_levels(data: bytes, count: int, highest: int) -> bool:
     except IndexError:
         return False
     return at == len(data) and levels >= count
-
-
-def _checksum(file: int, page: Page) -> int:
-    checksum, at = 0, page.body
-    while at < page.stop:
-        piece = os.pread(file, min(_PIECE, page.stop - at), at)
-        if not piece:
-            return -1
-        checksum = crc32(piece, checksum)
-        at += len(piece)
-    return checksum
 
 
 def _covers(start: int, stop: int) -> Iterator[tuple[int, bytes]]:

@@ -23,6 +23,9 @@ from ganglion.data.sources.parquet_pages import Loss, Page, Pages
 _AHEAD = 2
 """Stretches whose pages are verified while others are decoded."""
 
+_PIECE = 2**18
+"""Bytes of pages that are read at once to be verified; they stay in the processor's cache."""
+
 _LEAST_BUFFER, _MOST_BUFFER = 2**14, 2**20
 
 Arrays = dict[str, pa.Array]
@@ -141,13 +144,13 @@ class RowGroup:
         """For each stretch the pages that begin in it and do not match their checksums."""
         begin = {name: (pages.pages, [page.first for page in pages.pages]) for name, pages in self._columns.items()}
         done = dict.fromkeys(begin, 0)
+        buffer = memoryview(bytearray(_PIECE))  # once for all: fresh memory costs more than what is done with it
         for start in range(0, self.rows, self._stretch):
             found: list[tuple[str, Page]] = []
             for name, (pages, firsts) in begin.items() if self._verify else ():
                 upto = bisect_right(firsts, start + self._stretch - 1)
-                found.extend(
-                    (name, page) for page in self._columns[name].damaged(self._descriptor, pages[done[name] : upto])
-                )
+                damaged = self._columns[name].damaged(self._descriptor, pages[done[name] : upto], buffer)
+                found.extend((name, page) for page in damaged)
                 done[name] = max(upto, done[name])
             yield found
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
-from typing import Any, Literal
+from threading import Event
+from typing import Any, BinaryIO, Literal
 
 import msgspec
+import numpy as np
 
 from ganglion.core.errors import DataError
 from ganglion.data.files.access import open_file
+from ganglion.data.prefetch import prefetch
 from ganglion.data.records.bad_record import BadRecord, SetAside
 from ganglion.data.records.batch import Batch
 from ganglion.data.records.columns import Columns
@@ -19,7 +23,7 @@ from ganglion.data.records.unit import RECORDS, Unit
 from ganglion.data.sources.example import encode
 from ganglion.data.sources.example_columns import infer_fields, read_examples
 from ganglion.data.sources.file_source import FileSource
-from ganglion.data.sources.tfrecord_frames import Frames, read_frames, write_frames
+from ganglion.data.sources.tfrecord_frames import Frames, Stretch, read_frames, read_stretches, write_frames
 
 _INFERRED_FROM = 256
 _LEAST = 2**16  # bytes read at a time, at least
@@ -72,16 +76,45 @@ class TFRecordSource(FileSource, frozen=True, kw_only=True, tag="ganglion.data.s
     def read_unit(self, unit: Unit, size: int, set_aside: SetAside) -> Iterator[Batch]:
         """The intact records of one file, in order."""
         schema = self.schema
-        with open_file(unit.path, decompress=True, retry=self.retry) as stream:
-            for frames in read_frames(stream, max(_LEAST, size // 2), verify=self.verify):
+        with (
+            open_file(unit.path, decompress=True, retry=self.retry) as stream,
+            closing(self._frames(stream, max(_LEAST, size // 2))) as found,
+        ):
+            for frames in found:
                 for damage in frames.damages:
                     set_aside(
                         BadRecord.at(unit, damage.number, damage.reason, offset=damage.offset, payload=damage.payload)
                     )
-                if len(frames.starts):
+                if len(frames):
                     batch = self._batch(unit, frames, schema, set_aside)
+                    del frames  # nothing is kept of what has been given away: what is read ahead needs its memory
                     if len(batch):
                         yield batch
+                    del batch
+
+    def _frames(self, stream: BinaryIO, size: int) -> Generator[Frames, None, None]:
+        """What the file holds, read ahead by one stretch in a thread.
+
+        That thread compares checksums, too, unless its stretch is already waited for. Then who waits compares them,
+        and the thread reads on, so that the one that has less to do does it.
+        """
+        waited_for = Event()
+
+        def stretches() -> Iterator[Stretch]:
+            for stretch in read_stretches(stream, size, verify=self.verify):
+                if not waited_for.is_set():
+                    stretch.check()
+                yield stretch
+
+        with closing(prefetch(stretches(), 1)) as ahead:
+
+            def take() -> Frames | None:
+                waited_for.set()
+                stretch = next(ahead, None)
+                waited_for.clear()
+                return None if stretch is None else stretch.frames()
+
+            yield from iter(take, None)  # keeps nothing of what it gives away
 
     def _batch(self, unit: Unit, frames: Frames, schema: Schema, set_aside: SetAside) -> Batch:
         ids = unit.number * RECORDS + frames.numbers
@@ -90,16 +123,14 @@ class TFRecordSource(FileSource, frozen=True, kw_only=True, tag="ganglion.data.s
             return Batch(_raw(frames), ids)
         columns, rows, problems = read_examples(frames, schema, self.fill)
         for row, reason in sorted(problems.items()):
-            start = int(frames.starts[row])
-            record = frames.data[start : start + int(frames.lengths[row])]
-            offset = int(frames.offsets[row])
-            set_aside(BadRecord.at(unit, int(frames.numbers[row]), reason, offset=offset, payload=record))
+            number, offset = int(frames.numbers[row]), int(frames.offsets[row])
+            set_aside(BadRecord.at(unit, number, reason, offset=offset, payload=frames.record(row)))
         return Batch(columns, ids[rows])
 
     def _first_records(self) -> Iterator[bytes]:
         for file in self.files():
             with open_file(file.path, decompress=True, retry=self.retry) as stream:
-                for frames in read_frames(stream, _LEAST, verify=True):
+                for frames in read_frames(stream, _LEAST):
                     yield from frames
 
 
@@ -123,4 +154,9 @@ def write_tfrecord(path: str | Path, records: Iterable[bytes | Mapping[str, Any]
 def _raw(frames: Frames) -> Columns:
     import pyarrow as pa
 
-    return {_RECORD.name: pa.array(list(frames), pa.binary())}
+    # Records and what lies between them are an array as they are; of that each second value is taken.
+    ends = np.stack([frames.starts, frames.starts + frames.lengths], axis=1).reshape(-1)
+    offsets = np.concatenate([[0], ends])
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(frames.data)]
+    array = pa.Array.from_buffers(pa.large_binary(), len(ends), buffers)
+    return {_RECORD.name: array.take(pa.array(np.arange(1, len(ends), 2))).cast(pa.binary())}

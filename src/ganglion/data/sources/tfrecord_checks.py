@@ -2,10 +2,11 @@
 
 A CRC is linear over GF(2), and bytes followed by their CRC are a codeword (W. W. Peterson, D. T. Brown, "Cyclic Codes
 for Error Detection", Proceedings of the IRE 49, 1961): a register that begins with zeros and takes in codeword after
-codeword holds zeros at the end. Records become such codewords by three small changes to a copy of them: the first four
-bytes are inverted, which is what a register that begins with ones does; the stored checksum is unmasked and inverted,
-which undoes its last step; and lengths, which are checked elsewhere, become zeros. So one pass over all of it says
-whether any record is damaged; only then is each looked at by itself.
+codeword holds zeros at the end. A record with its header in front becomes one where only the four bytes behind it are
+changed: the stored checksum is unmasked and inverted, and what the header and a register that begins with ones would
+leave in the register by then is added, which depends on the length alone. So checksums are exchanged where they lie,
+one pass over everything says whether any record is damaged, and they are put back; only where one is damaged is each
+record looked at by itself.
 
 What one pass finds of what is damaged in the records it covers: any one or two flipped bits of records, as they are
 within 2**31 - 1 bits of each other, any odd number of them, any burst of up to 32 bits (G. Castagnoli, S. Braeuer,
@@ -17,11 +18,13 @@ Networks 2002), and whatever happened to one stored checksum, which is such a bu
 
 from __future__ import annotations
 
-from typing import Any
+from functools import lru_cache
 
 import google_crc32c
 import numpy as np
 import numpy.typing as npt
+
+from ganglion.data.sources.crc32c import checksums_of_windows, shifted
 
 HEADER = 12
 """Bytes in front of a record: its length, and the checksum of that."""
@@ -36,13 +39,14 @@ _MASK = 0xA282EAD8
 _ONES = np.uint32(0xFFFFFFFF)
 _ZERO_REGISTER = 0xFFFFFFFF  # `extend` inverts what it is given to go on from, and what it returns
 
-_NOTHING = np.zeros((), f"V{HEADER}")
+_TOGETHER = 2**22
+"""Bytes, about, of which one checksum is taken; where it differs, so many are looked at record by record."""
 
-_TOGETHER = 2**20
-"""Bytes, about, of which one checksum is taken; they and their copy stay in the processor's cache."""
+_LARGE = 2**16
+"""Bytes of a record from which on its own checksum is taken."""
 
-_LARGE = 2**13
-"""Bytes of a record from which on it is cheaper to take its own checksum than to copy it."""
+_FEW = 16
+"""Records for which it is not worth it to exchange checksums."""
 
 _Numbers = npt.NDArray[np.int64]
 _Bytes = npt.NDArray[np.uint8]
@@ -59,11 +63,12 @@ def mask_one(checksum: int) -> int:
     return ((checksum >> 15 | checksum << 17) + _MASK) & 0xFFFFFFFF
 
 
-def damaged_records(data: bytes, starts: _Numbers, lengths: _Numbers) -> npt.NDArray[np.bool_]:
+def damaged_records(values: _Bytes, starts: _Numbers, lengths: _Numbers) -> npt.NDArray[np.bool_]:
     """Compare records with the checksums that follow them.
 
     Args:
-        data: in which each record lies between `HEADER` bytes and its checksum, and at once behind the one before.
+        values: in which each record lies between its header, which is right, and its checksum, and at once behind the
+            one before; shape `(bytes,)`. Checksums are changed meanwhile and are afterwards what they were.
         starts: where each record begins; shape `(records,)`.
         lengths: of the records in bytes; shape `(records,)`.
 
@@ -71,50 +76,58 @@ def damaged_records(data: bytes, starts: _Numbers, lengths: _Numbers) -> npt.NDA
         Whether each record differs from its checksum; shape `(records,)`.
     """
     bad = np.zeros(len(starts), np.bool_)
-    if not len(starts):
-        return bad
-    values = np.frombuffer(data, np.uint8)
     stops = starts + lengths
+    large = np.flatnonzero(lengths >= _LARGE)
+    bad[large] = _each(values, starts[large], stops[large])
     first = 0
-    while first < len(starts):
-        last = max(first + 1, int(np.searchsorted(stops, starts[first] + _TOGETHER)))
-        group = slice(first, last)
-        large = stops[last - 1] - starts[first] > _LARGE * (last - first)
-        if large or not _are_codewords(values, starts[group], stops[group]):
-            bad[group] = _each(values, starts[group], stops[group])
-        first = last
+    for end in [*large.tolist(), len(starts)]:
+        while first < end:
+            last = max(first + 1, int(np.searchsorted(stops[:end], starts[first] + _TOGETHER)))
+            group = slice(first, last)
+            if last - first < _FEW or not _are_codewords(values, starts[group], stops[group]):
+                bad[group] = _each(values, starts[group], stops[group])
+            first = last
+        first = end + 1
     return bad
 
 
 def _are_codewords(values: _Bytes, starts: _Numbers, stops: _Numbers) -> bool:
-    """Whether all of some records that follow each other match their checksums."""
-    begin = int(starts[0]) - HEADER
-    changed = values[begin : int(stops[-1]) + CHECK].copy()
-    starts, stops = starts - begin, stops - begin
-    size = int(stops[0] - starts[0])
-    if len(changed) == len(starts) * (size + AROUND) and (stops - starts == size).all():
-        rows = changed.reshape(len(starts), size + AROUND)  # equal lengths: slices of rows, which are faster
-        words = _words_of(rows, size + HEADER)
-        words[:] = _unmasked_and_inverted(words)
-        rows[:, :HEADER] = 0
-        words = _words_of(rows, HEADER)
-        words ^= _ONES
+    """Whether all of some records that follow each other, none of them large, match their checksums."""
+    begin, end, size = int(starts[0]) - HEADER, int(stops[-1]) + CHECK, int(stops[0] - starts[0])
+    lengths = stops - starts
+    if end - begin == len(starts) * (size + AROUND) and (lengths == size).all():
+        # Of equal lengths: a view of checksums, which is faster than their places.
+        words = np.ndarray((len(starts),), "<u4", values, begin + HEADER + size, (size + AROUND,))
+        places: slice | _Numbers = slice(None)
+        added: np.uint32 | _Words = _left_behind(size.bit_length())[size]
     else:
-        words = _at_each_byte(changed, "<u4")
-        words[stops] = _unmasked_and_inverted(words[stops])
-        _at_each_byte(changed, _NOTHING.dtype)[starts - HEADER] = _NOTHING
-        words[starts] ^= _ONES  # last: of a record of fewer than four bytes, some of these are its checksum's
-    return bool(google_crc32c.extend(_ZERO_REGISTER, changed) == _ZERO_REGISTER)
-
-
-def _unmasked_and_inverted(stored: _Words) -> _Words:
+        words, places = _at_each_byte(values), stops
+        added = _left_behind(int(lengths.max()).bit_length())[lengths]
+    stored = words[places].copy()
     checks = stored - np.uint32(_MASK)
-    return np.asarray(~(checks >> np.uint32(17) | checks << np.uint32(15)))
+    high = checks >> np.uint32(17)
+    checks <<= np.uint32(15)  # in place: fresh memory costs more than what is done with it
+    checks |= high
+    checks ^= added
+    try:
+        words[places] = checks
+        return bool(google_crc32c.extend(_ZERO_REGISTER, values[begin:end]) == _ZERO_REGISTER)
+    finally:
+        words[places] = stored
 
 
-def _words_of(rows: _Bytes, place: int) -> _Words:
-    """A view of the four bytes from `place` on of each row."""
-    return np.ndarray((len(rows),), "<u4", rows, place, rows.strides[:1])
+@lru_cache
+def _left_behind(bits: int) -> _Words:
+    """What is to be added to checksums for codewords, by the length of the record; shape `(2**bits,)`.
+
+    That is what a register that begins with zeros holds after the header and so many zeros, and what one that begins
+    with ones holds after these zeros, inverted as checksums are.
+    """
+    lengths = np.arange(2**bits, dtype="<u8")
+    checksums = checksums_of_windows(lengths.view(np.uint8), np.arange(0, 8 << bits, 8))
+    from_zeros = ~checksums ^ shifted(np.array([_ONES]), np.array([8]))
+    after_header = shifted(from_zeros ^ mask(checksums), np.full(len(lengths), 4))
+    return np.asarray(~shifted(after_header ^ _ONES, lengths.astype(np.int64)))
 
 
 def _each(values: _Bytes, starts: _Numbers, stops: _Numbers) -> npt.NDArray[np.bool_]:
@@ -122,10 +135,9 @@ def _each(values: _Bytes, starts: _Numbers, stops: _Numbers) -> npt.NDArray[np.b
     checks = [
         google_crc32c.extend(0, values[start:stop]) for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)
     ]
-    return np.asarray(mask(np.array(checks, np.uint32)) != _at_each_byte(values, "<u4")[stops])
+    return np.asarray(mask(np.array(checks, np.uint32)) != _at_each_byte(values)[stops])
 
 
-def _at_each_byte(values: _Bytes, kind: npt.DTypeLike) -> npt.NDArray[Any]:
-    """A view of what there is of a kind at each byte; items overlap."""
-    size = np.dtype(kind).itemsize
-    return np.ndarray((max(0, len(values) - size + 1),), kind, values, 0, (1,))
+def _at_each_byte(values: _Bytes) -> _Words:
+    """A view of the word at each byte; words overlap."""
+    return np.ndarray((max(0, len(values) - 3),), "<u4", values, 0, (1,))

@@ -36,7 +36,7 @@ _NEAR = 2**14
 """Bytes behind a broken length in which each is tried as the end of its record."""
 
 _PIECE = 2**23
-"""Bytes asked of the file at once."""
+"""Bytes for which there is room before the file has shown that it has so many."""
 
 _KEPT = 2**20
 """Bytes of a damaged stretch that are kept."""
@@ -77,7 +77,7 @@ class Frames:
     """Some intact records as they lie in memory, and the damages found between them.
 
     Attributes:
-        data: the bytes that the records are part of.
+        data: the bytes that the records are part of, which nobody changes any more.
         starts: where each record begins in `data`; shape `(records,)`.
         lengths: of the records in bytes; shape `(records,)`.
         numbers: of the records in the file, damaged ones counted; shape `(records,)`.
@@ -85,19 +85,81 @@ class Frames:
         damages: in the order of the file.
     """
 
-    data: bytes
+    data: memoryview
     starts: _Numbers
     lengths: _Numbers
     numbers: _Numbers
     offsets: _Numbers
     damages: tuple[Damage, ...]
 
+    def __len__(self) -> int:
+        return len(self.starts)
+
     def __iter__(self) -> Iterator[bytes]:
-        for start, length in zip(self.starts.tolist(), self.lengths.tolist(), strict=True):
-            yield self.data[start : start + length]
+        return map(self.record, range(len(self)))
+
+    def record(self, number: int) -> bytes:
+        """A copy of one record, by its place among these."""
+        start = int(self.starts[number])
+        return bytes(self.data[start : start + int(self.lengths[number])])
 
 
-def read_frames(stream: BinaryIO, size: int, *, verify: bool = True) -> Iterator[Frames]:
+class Stretch:
+    """Records that lie one behind the other, whose checksums are compared by whoever has the time for it."""
+
+    def __init__(self, data: memoryview, frames: Frames, unchecked: int) -> None:
+        """Take over what was found.
+
+        Args:
+            data: what `frames` lies in; nobody else looks at the records there before they are checked.
+            frames: the records.
+            unchecked: how many of them, from the first on, are still to be compared.
+        """
+        self._data = data
+        self._frames = frames
+        self._unchecked = unchecked
+
+    def check(self) -> None:
+        """Compare records with their checksums, unless that was done."""
+        if not self._unchecked:
+            return
+        first = slice(self._unchecked)
+        self._unchecked = 0
+        frames = self._frames
+        bad = np.zeros(len(frames), np.bool_)
+        bad[first] = damaged_records(np.frombuffer(self._data, np.uint8), frames.starts[first], frames.lengths[first])
+        if bad.any():
+            self._frames = _without(frames, bad)
+
+    def frames(self) -> Frames:
+        """The intact records, and what is damaged."""
+        self.check()
+        return self._frames
+
+
+def _without(frames: Frames, bad: npt.NDArray[np.bool_]) -> Frames:
+    """The records that are not bad, and the others as damage."""
+    damages = tuple(
+        Damage(
+            int(frames.numbers[at]),
+            int(frames.offsets[at]),
+            int(frames.lengths[at]) + AROUND,
+            "the record does not match its checksum",
+            bytes(frames.data[frames.starts[at] : frames.starts[at] + min(_KEPT, frames.lengths[at])]),
+        )
+        for at in np.flatnonzero(bad).tolist()
+    )
+    good = ~bad
+    places = (frames.starts[good], frames.lengths[good], frames.numbers[good], frames.offsets[good])
+    return Frames(frames.data, *places, damages)
+
+
+def read_frames(stream: BinaryIO, size: int) -> Iterator[Frames]:
+    """The records of a file, compared with their checksums, and what is damaged in it; as `read_stretches`."""
+    return (stretch.frames() for stretch in read_stretches(stream, size))
+
+
+def read_stretches(stream: BinaryIO, size: int, *, verify: bool = True) -> Iterator[Stretch]:
     """The records of a file, and what is damaged in it.
 
     Every intact record before, between and behind damaged ones is found, in order. A record whose length is broken is
@@ -109,8 +171,8 @@ def read_frames(stream: BinaryIO, size: int, *, verify: bool = True) -> Iterator
         verify: whether checksums of records are compared; those of lengths always are.
     """
     reader = _Reader(stream, verify)
-    while (frames := reader.next(size)) is not None:
-        yield frames
+    while (stretch := reader.next(size)) is not None:
+        yield stretch
 
 
 def write_frames(stream: BinaryIO, records: Iterable[bytes]) -> int:
@@ -129,14 +191,14 @@ class _Chain:
     Attributes:
         starts: of the records; shape `(records,)`.
         lengths: of the records; shape `(records,)`.
-        bad: whether each differs from its checksum; shape `(records,)`.
+        unchecked: how many of them, from the first on, may differ from their checksums.
         stop: where the last one ends.
         needed: bytes that have to be in memory for more to be told; 0 where the length behind the last one is broken.
     """
 
     starts: _Numbers
     lengths: _Numbers
-    bad: npt.NDArray[np.bool_]
+    unchecked: int
     stop: int
     needed: int
 
@@ -147,13 +209,13 @@ class _Reader:
     def __init__(self, stream: BinaryIO, verify: bool) -> None:
         self._stream = stream
         self._verify = verify
-        self._data = b""
+        self._data = memoryview(bytearray())  # writable, and never moved
         self._offset = 0
         self._number = 0
         self._ended = False
         self._known: dict[int, int] = {}
 
-    def next(self, size: int) -> Frames | None:
+    def next(self, size: int) -> Stretch | None:
         """The records within about the next `size` bytes, or damage; None at the end of the file."""
         wanted = size
         while True:
@@ -168,15 +230,16 @@ class _Reader:
             wanted = chain.needed
 
     def _fill(self, size: int) -> None:
-        pieces = [self._data]
-        missing = size - len(self._data)
-        while missing > 0 and not self._ended:
-            piece = self._stream.read(min(missing, _PIECE))
-            self._ended = not piece
-            pieces.append(piece)
-            missing -= len(piece)
-        if len(pieces) > 1:
-            self._data = b"".join(pieces)
+        """Have so many bytes in memory, if there are."""
+        while (filled := len(self._data)) < size and not self._ended:
+            room = min(size, max(_PIECE, 2 * filled))
+            buffer = memoryview(np.empty(room, np.uint8))  # type: ignore[arg-type]  # an array has the buffer protocol
+            buffer[:filled] = self._data
+            while filled < room and not self._ended:
+                read = self._stream.readinto(buffer[filled:])  # type: ignore[attr-defined]  # of any buffered file
+                self._ended = not read
+                filled += read
+            self._data = buffer[:filled]
 
     def _chain(self) -> _Chain:
         data, end = self._data, len(self._data)
@@ -213,12 +276,13 @@ class _Reader:
             confirmed = end
         starts = np.concatenate([*places, np.array(some, np.int64)]) + _LENGTH.size
         lengths = np.diff(starts, append=at + _LENGTH.size) - AROUND
-        bad = damaged_records(data, starts, lengths) if self._verify else np.zeros(len(starts), np.bool_)
-        chain = _Chain(starts, lengths, bad, at, needed)
-        if len(bad) and bad[-1] and confirmed != at:  # bytes may be missing from its middle; its end cannot be trusted
-            chain.stop = int(starts[-1]) - _LENGTH.size
-            chain.starts, chain.lengths, chain.bad = starts[:-1], lengths[:-1], bad[:-1]
-            chain.needed = needed and at + _LENGTH.size
+        chain = _Chain(starts, lengths, len(starts) if self._verify else 0, at, needed)
+        if chain.unchecked and confirmed != at:  # bytes may be missing from the last one; its end cannot be trusted
+            chain.unchecked -= 1
+            if damaged_records(np.frombuffer(data, np.uint8), starts[-1:], lengths[-1:])[0]:
+                chain.stop = int(starts[-1]) - _LENGTH.size
+                chain.starts, chain.lengths = starts[:-1], lengths[:-1]
+                chain.needed = needed and at + _LENGTH.size
         return chain
 
     def _alike(self, at: int, step: int) -> int:
@@ -236,27 +300,14 @@ class _Reader:
         self._known[length] = right
         return right == check
 
-    def _records(self, chain: _Chain) -> Frames:
-        data, starts, lengths = self._data, chain.starts, chain.lengths
+    def _records(self, chain: _Chain) -> Stretch:
+        data, starts = self._data, chain.starts
         numbers = self._number + np.arange(len(starts))
         offsets = starts + (self._offset - _LENGTH.size)
         self._advance(chain.stop, len(starts))
-        if not chain.bad.any():
-            return Frames(data, starts, lengths, numbers, offsets, ())
-        damages = tuple(
-            Damage(
-                int(numbers[at]),
-                int(offsets[at]),
-                int(lengths[at]) + AROUND,
-                "the record does not match its checksum",
-                data[starts[at] : starts[at] + min(_KEPT, lengths[at])],
-            )
-            for at in np.flatnonzero(chain.bad).tolist()
-        )
-        good = ~chain.bad
-        return Frames(data, starts[good], lengths[good], numbers[good], offsets[good], damages)
+        return Stretch(data, Frames(data.toreadonly(), starts, chain.lengths, numbers, offsets, ()), chain.unchecked)
 
-    def _damaged(self) -> Frames:
+    def _damaged(self) -> Stretch:
         """What is to be said of the record at the beginning of what is in memory, which cannot be read."""
         length, check = _LENGTH.unpack_from(self._data) if len(self._data) >= _LENGTH.size else (0, 0)
         stop = length + AROUND
@@ -269,7 +320,7 @@ class _Reader:
             return self._lost("the record does not match its checksum", stop)
         return self._lost("the record does not match its checksum, and no record follows where it should end")
 
-    def _lost(self, reason: str, stop: int | None = None) -> Frames:
+    def _lost(self, reason: str, stop: int | None = None) -> Stretch:
         """Damage from here to `stop`, else to the next record that can be found."""
         offset, skipped, none = self._offset, 0, np.zeros(0, np.int64)
         if stop is None:
@@ -277,7 +328,7 @@ class _Reader:
         if stop is None:
             stop = self._next_length(1)
             stop = self._end_before(stop) or stop
-        payload = self._data[_LENGTH.size : _LENGTH.size + _KEPT]
+        payload = bytes(self._data[_LENGTH.size : _LENGTH.size + _KEPT])
         while stop is None:  # too far away: forget what has been searched
             passed = max(0, len(self._data) - _LENGTH.size)
             skipped += passed
@@ -291,12 +342,13 @@ class _Reader:
         size = skipped + stop
         payload = payload[: max(0, size - _LENGTH.size)]
         damage = Damage(self._number - 1, offset, size, reason, payload)
-        return Frames(b"", none, none, none, none, (damage,))
+        nothing = memoryview(b"")
+        return Stretch(nothing, Frames(nothing, none, none, none, none, (damage,)), 0)
 
     def _end_of(self, at: int) -> int | None:
         """Where the record ends whose broken length is at `at`: where it matches its checksum and another follows."""
         self._fill(at + _LOOKAHEAD)
-        data, done = self._data, at + _LENGTH.size
+        data, done = np.frombuffer(self._data, np.uint8), at + _LENGTH.size
         ends = self._lengths_behind(done + _CHECK.size)
         checksum = 0
         for end in [*ends, len(data)] if self._ended else ends:
@@ -305,7 +357,7 @@ class _Reader:
                 continue
             checksum = google_crc32c.extend(checksum, data[done:stop])
             done = stop
-            if mask_one(checksum) == _CHECK.unpack_from(data, stop)[0]:
+            if mask_one(checksum) == _CHECK.unpack_from(self._data, stop)[0]:
                 return end
         return None
 
@@ -315,7 +367,7 @@ class _Reader:
         for end in range(at, min(stop or len(self._data), at + _NEAR) - _CHECK.size):
             if mask_one(checksum) == _CHECK.unpack_from(self._data, end)[0]:
                 return end + _CHECK.size
-            checksum = google_crc32c.extend(checksum, self._data[end : end + 1])
+            checksum = google_crc32c.extend(checksum, bytes(self._data[end : end + 1]))
         return None
 
     def _next_length(self, at: int) -> int | None:

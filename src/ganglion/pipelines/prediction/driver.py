@@ -34,7 +34,7 @@ from ganglion.pipelines.prediction.folder import Job, ModelVersion, Order, Predi
 from ganglion.pipelines.prediction.piece import load_model, predict_piece
 from ganglion.pipelines.prediction.rows import Layout, format_of
 from ganglion.serving.repository import ModelRepository
-from ganglion.serving.runtime import check_servable
+from ganglion.serving.servable import check_servable
 
 BATCH = 64
 """Records that the model is given at once where nothing else is said."""

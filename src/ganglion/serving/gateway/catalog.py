@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 
 from ganglion.core.errors import suggest
 from ganglion.core.log import get_logger
+from ganglion.serving.ensembles import ensemble_version
 from ganglion.serving.gateway.canary import CanaryChoice
 from ganglion.serving.gateway.endpoint import Endpoint
-from ganglion.serving.gateway.ensemble import ensemble_version
 from ganglion.serving.gateway.errors import RequestError
 from ganglion.serving.gateway.metrics import Labels, Metrics
 from ganglion.serving.gateway.pool import Pool

@@ -66,7 +66,8 @@ class Endpoint:
         """A request was answered."""
         counter = self._counters.get(status)
         if counter is None:
-            counter = self._metrics.counter("ganglion_requests_total", model=self.name, status=str(status))
+            labels = {"model": self.name, "version": str(self.version), "status": str(status)}
+            counter = self._metrics.counter("ganglion_requests_total", **labels)
             self._counters[status] = counter
         counter.value += 1
         self.seconds.observe(seconds)

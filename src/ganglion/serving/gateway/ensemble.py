@@ -8,20 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ganglion.artifacts.package import TensorSpec
-from ganglion.core.errors import ModelError, UserError, suggest
+from ganglion.serving.ensembles import MEAN, UNION, VOTE, WEIGHTED, united_classes
 from ganglion.serving.gateway.errors import RequestError
-from ganglion.serving.routes import EnsembleRoute, State, VersionRoute
+from ganglion.serving.routes import EnsembleRoute
 from ganglion.serving.runtime import Tensors
-from ganglion.serving.sharding import is_function
-
-UNION = "union"
-WEIGHTED = "weighted"
-VOTE = "vote"
 
 Outputs = Sequence[NDArray[Any]]
 T = TypeVar("T")
@@ -67,19 +60,11 @@ def vote(values: Outputs, _weights: Sequence[float] = ()) -> NDArray[Any]:
 
 
 COMBINATIONS: dict[str, Callable[[Outputs, Sequence[float]], NDArray[Any]]] = {
-    "mean": mean,
+    MEAN: mean,
     WEIGHTED: weighted,
     VOTE: vote,
 }
 """Ways to combine: from one output of every model, all of one shape, and their weights, to the combined output."""
-
-WAYS = (*COMBINATIONS, UNION)
-"""Names of all ways; a user's function has the form `module:function`."""
-
-
-def united_classes(members: Sequence[Sequence[str]]) -> tuple[str, ...]:
-    """All classes that any model knows, in the order in which they are first named."""
-    return tuple(dict.fromkeys(name for classes in members for name in classes))
 
 
 def unite(answers: Outputs, classes: Sequence[Sequence[str]], united: Sequence[str], overlap: str) -> NDArray[Any]:
@@ -133,62 +118,6 @@ def combine(answers: Sequence[Tensors | None], route: EnsembleRoute, classes: Se
         raise RequestError(500, f"The members of this ensemble answer differently and cannot be combined: {given}.")
     weights = _of_present(route.weights, answers) if route.weights else ()
     return {name: COMBINATIONS[route.how]([answer[name] for answer in there], weights) for name in there[0]}
-
-
-def check_ensemble(route: EnsembleRoute, members: Sequence[VersionRoute]) -> None:
-    """Refuse an ensemble that could never answer.
-
-    Args:
-        route: the ensemble.
-        members: the version of each member that answers.
-
-    Raises:
-        UserError: the way to combine is unknown, or what is said about it does not fit.
-        ModelError: the members take or give different things.
-    """
-    count = len(route.members)
-    if not route.members or len(set(route.members)) != count:
-        raise UserError(f"An ensemble needs different members; given: {', '.join(route.members) or 'none'}.")
-    if route.how not in WAYS and not is_function(route.how):
-        raise UserError(f"There is no way to combine called {route.how!r}. {suggest(route.how, WAYS)}")
-    if (route.how == WEIGHTED) != bool(route.weights):
-        raise UserError(f"Weights go with {WEIGHTED!r} and only with it; {route.how!r} has {list(route.weights)}.")
-    if route.weights and (
-        len(route.weights) != count or not all(0 < weight < float("inf") for weight in route.weights)
-    ):
-        raise UserError(f"{count} members need as many weights above 0; given: {list(route.weights)}.")
-    if route.quorum is not None and not 1 <= route.quorum <= count:
-        raise UserError(f"A quorum of {route.quorum} of {count} members was given; from 1 to {count} is possible.")
-    first = members[0]
-    for name, member in zip(route.members, members, strict=True):
-        mine: tuple[Any, ...] = (first.signature, first.image)
-        theirs: tuple[Any, ...] = (member.signature, member.image)
-        if route.how == UNION:
-            outputs = member.signature.outputs
-            if len(outputs) != 1 or not member.classes or outputs[0].shape != (-1, len(member.classes)):
-                raise ModelError(f"{name!r} cannot take part in a union: its package has to name its classes.")
-            mine = (first.signature.inputs, first.signature.outputs[0].name, first.image)
-            theirs = (member.signature.inputs, outputs[0].name, member.image)
-        if mine != theirs:
-            raise ModelError(
-                f"{route.members[0]!r} and {name!r} cannot be combined, they take or give different things: "
-                f"{first.signature} and {member.signature}."
-            )
-        if route.how == VOTE and any(
-            len(output.shape) == 1 and np.dtype(output.dtype).kind == "f" for output in member.signature.outputs
-        ):
-            raise ModelError(f"{name!r} gives one number for each instance; nothing can be voted on.")
-
-
-def ensemble_version(route: EnsembleRoute, members: Sequence[VersionRoute], state: State) -> VersionRoute:
-    """What an ensemble shows of itself: version 1, what its members take, and what they give together."""
-    first = members[0]
-    signature, classes = first.signature, first.classes
-    if route.how == UNION:
-        classes = united_classes([member.classes for member in members])
-        output = TensorSpec(signature.outputs[0].name, signature.outputs[0].dtype, (-1, len(classes)))
-        signature = msgspec.structs.replace(signature, outputs=(output,))
-    return VersionRoute(version=1, state=state, signature=signature, image=first.image, classes=classes)
 
 
 def _as_given(result: NDArray[Any], values: Outputs) -> NDArray[Any]:

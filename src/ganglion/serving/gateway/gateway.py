@@ -18,6 +18,7 @@ from ganglion.serving.gateway.errors import RequestError
 from ganglion.serving.gateway.exchange import Exchange, MakeExchange
 from ganglion.serving.gateway.http import HttpServer
 from ganglion.serving.gateway.limits import HttpLimits
+from ganglion.serving.gateway.loop_lag import LoopLag
 from ganglion.serving.gateway.metrics import Labels, Metrics
 from ganglion.serving.gateway.open_inference_pages import OpenInferencePages
 from ganglion.serving.gateway.openapi_page import OpenapiPage
@@ -65,6 +66,7 @@ class Gateway:
         exchange: MakeExchange = access_log.exchange if access_log is not None else Exchange
         self.http = HttpServer(self.handle, limits or HttpLimits(), exchange)
         self._loop = asyncio.get_running_loop()
+        self._lag = LoopLag(self._loop.time)
         self._metrics = Metrics()
         self.catalog = Catalog(self._loop, self._metrics, settled, self._on_wake)
         self._loads = loads or (lambda _loads: None)
@@ -131,6 +133,7 @@ class Gateway:
         while self.http.connections or any(pool.attached for pool in pools):
             self.http.abort()
             await asyncio.sleep(0)  # the loop says on its next turns that connections are lost
+        self._lag.close()
         if self._access_log is not None:
             self._access_log.close()
 
@@ -167,7 +170,8 @@ class Gateway:
             trial = self._trial(target) if version is None else None
         except RequestError as error:
             known = model if model in self.catalog.names else ""  # callers do not choose labels
-            self._metrics.counter("ganglion_requests_total", model=known, status=str(error.status)).add()
+            labels = {"model": known, "version": "", "status": str(error.status)}
+            self._metrics.counter("ganglion_requests_total", **labels).add()
             raise
         if len(self._asked) < _MOST_KNOWN_PATHS:
             self._asked[exchange.path] = endpoint, read, trial
@@ -191,7 +195,7 @@ class Gateway:
     def _predict(self, exchange: Exchange, endpoint: Endpoint, read: Read, trial: Trial | None) -> None:
         if trial is not None and trial.takes(exchange.head):
             endpoint, read = trial.endpoint, trial.read
-        request = PredictionRequest(exchange, endpoint, read)
+        request = PredictionRequest(exchange, endpoint, read, self._lag)
         if self._admission is None:
             request.start()
             return

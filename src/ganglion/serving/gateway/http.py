@@ -22,6 +22,13 @@ from ganglion.serving.gateway.limits import HttpLimits
 _NEVER = float("inf")
 _LARGE_BODY = 2**20  # bytes; joining the parts of such a one would need its memory twice
 _NO_HEAD = Head("GET", "", {})
+
+_MOST_HEADS = 1024
+"""Heads that are known at a time; once there are more, all are forgotten and learnt anew."""
+
+_LONGEST_HEAD = 1024
+"""Bytes of the longest head that is known."""
+
 _log = get_logger(part="serving.gateway")
 
 
@@ -44,6 +51,7 @@ class HttpServer:
     Attributes:
         connections: those that are open.
         held: bytes of the bodies that are arriving.
+        heads: what heads of requests that came in one piece mean, and how long the bodies behind them are.
         draining: whether every connection closes behind the answer in hand.
     """
 
@@ -53,6 +61,7 @@ class HttpServer:
         self.limits = limits
         self.connections: set[HttpConnection] = set()
         self.held = 0
+        self.heads: dict[bytes, tuple[Head, int]] = {}
         self.draining = False
 
     def __call__(self) -> HttpConnection:
@@ -95,9 +104,6 @@ class HttpConnection(asyncio.Protocol):
         self._body: list[bytes] = []
         self._large: BytesIO | None = None
         self._last: tuple[Head, int] | None = None
-        self._known: Head | None = None
-        self._known_bytes = b""
-        self._known_size = 0
         self._discarded = 0
         self._reset()
 
@@ -119,21 +125,17 @@ class HttpConnection(asyncio.Protocol):
             if self._discarded > self._limits.linger:
                 self.abort()
             return
-        known = self._known
-        if (
-            known is not None
-            and len(data) == self._known_size
-            and self._phase is Phase.IDLE
-            and data.startswith(self._known_bytes)
-        ):
-            self._complete(known, data[len(self._known_bytes) :], closes=False)
+        end = data.find(b"\r\n\r\n", 0, _LONGEST_HEAD) + 4
+        known = self._server.heads.get(data[:end])
+        if known is not None and self._phase is Phase.IDLE and len(data) == end + known[1]:
+            self._complete(known[0], data[end:], closes=False)
         else:
             self._parse(data)
         if len(self._pipeline) >= self._limits.pipelined:
             self._pause()
 
     def _parse(self, data: bytes) -> None:
-        """Bytes that are not one more request with the head of the one before."""
+        """Bytes that are not one request with a head that is known."""
         whole = self._phase is Phase.IDLE
         self._last = None
         try:
@@ -155,13 +157,16 @@ class HttpConnection(asyncio.Protocol):
             self._remember(data, *self._last)
 
     def _remember(self, data: bytes, head: Head, length: int) -> None:
-        """Know the head of a request that came in one piece: most clients send the same one again and again.
+        """Know the head of a request that came in one piece: clients send the same few again and again.
 
-        The same bytes between two requests always mean the same, so they need no parser.
+        The same bytes between two requests always mean the same, on any connection, so they need no parser.
         """
-        end = data.find(b"\r\n\r\n") + 4
-        if len(data) == end + length:
-            self._known, self._known_bytes, self._known_size = head, data[:end], len(data)
+        end = data.find(b"\r\n\r\n", 0, _LONGEST_HEAD) + 4
+        if end >= 4 and len(data) == end + length:
+            heads = self._server.heads
+            if len(heads) >= _MOST_HEADS:
+                heads.clear()
+            heads[data[:end]] = head, length
 
     def connection_lost(self, error: Exception | None) -> None:
         """The client is gone."""

@@ -11,10 +11,10 @@ from ganglion.serving.functions import PARTS
 from ganglion.serving.gateway.errors import RequestError
 from ganglion.serving.gateway.pool import Pool
 from ganglion.serving.gateway.prediction import Cut, Finish, Prediction
-from ganglion.serving.gateway.shard_plan import ShardPlan, plan_shards
+from ganglion.serving.gateway.shard_plan import ShardPlan, plan_shards, together
 from ganglion.serving.payload import CallPayload, Payload
 from ganglion.serving.runtime import Tensors
-from ganglion.serving.sharding import is_function
+from ganglion.serving.sharding import Sharding, is_function
 from ganglion.serving.wire import Call
 
 
@@ -52,7 +52,7 @@ class Inquiry:
                 call = Call("split", sharding.by, seconds=self._left)
                 call_pool(pool, self._enter(self._on_split), CallPayload(call, payload.tensors, payload.images))
             else:
-                self._predict(plan_shards(payload, sharding, pool.model.max_batch))
+                self._predict(plan_shards(payload, sharding, self._together(payload, sharding)))
             return
         self._payload = None
         self._sizes = [payload.rows]
@@ -66,6 +66,10 @@ class Inquiry:
     @property
     def _left(self) -> float:
         return max(0.0, self._deadline - monotonic())
+
+    def _together(self, payload: Payload, sharding: Sharding) -> int:
+        most, latency = self._pool.model.max_batch, self._pool.latency
+        return together(payload, sharding, most, latency.predict) if latency.known else most
 
     def _enter(self, finish: Finish) -> Prediction:
         self._stage = Prediction(finish, self._began, self._deadline)
@@ -82,7 +86,8 @@ class Inquiry:
             return
         assert self._payload is not None
         assert self._sharding is not None
-        plan = plan_shards(self._payload, self._sharding, self._pool.model.max_batch, result[PARTS])
+        most = self._together(self._payload, self._sharding)
+        plan = plan_shards(self._payload, self._sharding, most, result[PARTS])
         self._predict(plan, admitted=True)
 
     def _on_outputs(self, result: Tensors | RequestError) -> None:

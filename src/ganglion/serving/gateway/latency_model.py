@@ -14,14 +14,20 @@ _MARGIN = 3.0
 _RISE = 0.25
 """Part of what a batch took longer than expected with its reserve by which the reserve grows."""
 
-_FALL = 0.0005
+_FALL = 0.00025
 """Part of the reserve that is dropped with each batch that did not need all of it.
 
-Where one batch in five hundred exceeds it by as much again, it stays as it is.
+Where one batch in a thousand exceeds it by as much again, it stays as it is.
 """
+
+_GAIN = 0.1
+"""Part of a batch's seconds that its fixed part is in a batch from which a larger one gains hardly anything."""
 
 _ENOUGH = 5.0
 """Weight of observations from which a line is believed."""
+
+_TWICE = 1.5
+"""Weight of two observations."""
 
 
 class LatencyModel:
@@ -29,6 +35,10 @@ class LatencyModel:
 
     Both the fixed part and the part of each instance are held to be at least zero. Before anything has been observed it
     expects nothing: every batch is free.
+
+    Attributes:
+        deviation: mean absolute difference from what was expected, seconds.
+        fastest: seconds of the fastest batch, of whatever size.
     """
 
     def __init__(self) -> None:
@@ -40,6 +50,7 @@ class LatencyModel:
         self._fixed = 0.0
         self._each = 0.0
         self.deviation = 0.0
+        self.fastest = float("inf")
         self._tail = 0.0
 
     @property
@@ -48,8 +59,13 @@ class LatencyModel:
         return self._weight > _ENOUGH
 
     @property
+    def tried(self) -> bool:
+        """Whether it has seen two batches: enough for a suspicion."""
+        return self._weight > _TWICE
+
+    @property
     def margin(self) -> float:
-        """Seconds beyond the expected ones that a batch hardly ever takes: what one in a few hundred exceeds.
+        """Seconds beyond the expected ones that a batch hardly ever takes: what one in a thousand exceeds.
 
         Whoever lets requests in keeps so much in reserve; once it is used up by a delay, they are tried all the same.
         """
@@ -62,6 +78,7 @@ class LatencyModel:
 
     def observe(self, rows: int, seconds: float) -> None:
         """A batch of `rows` instances took `seconds`."""
+        self.fastest = min(self.fastest, seconds)
         if self.observed:
             expected = self.predict(rows)
             seconds = min(seconds, _SURPRISE * max(expected, 1e-6))
@@ -91,6 +108,12 @@ class LatencyModel:
             return 1
         fitting = (seconds - self._fixed - _MARGIN * self.deviation) / self._each
         return max(1, min(most, int(fitting)))
+
+    def worthwhile(self, most: int) -> int:
+        """Instances of a batch, up to `most`, than which a larger one answers hardly more a second."""
+        if self._fixed * (1.0 - _GAIN) >= self._each * most * _GAIN:
+            return most
+        return max(1, int(self._fixed * (1.0 - _GAIN) / (self._each * _GAIN)))
 
     def most_within(self, most: int, seconds: float) -> int:
         """Instances of the largest batch, up to `most`, that is expected within `seconds`; at least 1."""

@@ -8,6 +8,12 @@ from ganglion.serving.gateway.latency_model import LatencyModel
 from ganglion.serving.gateway.replica_choice import SLOWER, Worker, busy_seconds, share, slower, wait
 from ganglion.serving.gateway.replica_link import ReplicaLink
 
+_PART = 0.25
+"""Part of the seconds left until the earliest deadline that a batch may take where a larger one gains nothing."""
+
+BRIEF = 0.005
+"""Seconds of a batch below which its way takes a good part of it."""
+
 _PROBE_SECONDS = 1.0
 _PROBE_BATCHES = 1000
 """Seconds and batches for which a slow replica is left out before one instance shows how it does now."""
@@ -27,8 +33,14 @@ class LinkChoice:
         self._left_out: dict[ReplicaLink, tuple[int, float]] = {}
 
     def model_of(self, link: ReplicaLink) -> LatencyModel:
-        """What is known of a replica; while that is little, of all."""
-        return link.latency if link.latency.known else self._common
+        """What is known of a replica; while that is little, of all.
+
+        Two batches are enough for the suspicion that it is slow, if neither was fast: requests are not spent on being
+        certain of it.
+        """
+        own = link.latency
+        suspected = own.tried and own.fastest > SLOWER * self._common.predict(1) > 0.0
+        return own if own.known or suspected else self._common
 
     def observe(self, link: ReplicaLink, rows: int, seconds: float) -> None:
         """A replica answered a batch of so many instances within `seconds`."""
@@ -96,6 +108,22 @@ class LinkChoice:
         """Whether any other replica is much faster."""
         model = self.model_of(link)
         return any(slower(model, self.model_of(other)) for other in self._links.values() if _usable(other))
+
+    def largest(self, link: ReplicaLink, most: int, left: float) -> int:
+        """Instances of the batch that a replica is given: all that are promised in time, unless fewer do as well.
+
+        Batches in a row that are hardly slower than a large one are nearer to what was expected of them; what comes
+        meanwhile is still free to go elsewhere, and nobody waits for the last of many.
+
+        Args:
+            link: the replica.
+            most: instances of the largest batch.
+            left: seconds until the earliest deadline.
+        """
+        model = self.model_of(link)
+        promised = model.largest(most, left)
+        enough = max(model.worthwhile(most), model.most_within(most, max(BRIEF, _PART * left)))
+        return min(promised, enough)
 
     def forget(self, link: ReplicaLink) -> None:
         """A link is not one of the pool's any more."""

@@ -7,6 +7,7 @@ import gc
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,7 @@ async def _serve(
     siblings: Siblings | None,
 ) -> None:
     loop = asyncio.get_running_loop()
+    _beat(loop, tally)
     gateway = Gateway(
         limits,
         settled=lambda generation: member.report({SETTLED: generation}),
@@ -88,6 +90,13 @@ async def _serve(
     while gateway.http.connections:
         await asyncio.sleep(TICK)
     await gateway.close()
+    tally.beat(0, 0)  # it is not to be missed
+
+
+def _beat(loop: asyncio.AbstractEventLoop, tally: Tally) -> None:
+    """Say again and again that the loop turns."""
+    tally.beat(os.getpid(), time.monotonic_ns())
+    loop.call_later(TICK, _beat, loop, tally)
 
 
 def _follow(

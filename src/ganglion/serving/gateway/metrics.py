@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 Labels = tuple[tuple[str, str], ...]
 
 HELP = {
-    "ganglion_requests_total": ("counter", "Prediction requests by model and HTTP status."),
+    "ganglion_requests_total": ("counter", "Prediction requests by model, version that was asked and HTTP status."),
     "ganglion_batches_total": ("counter", "Batches answered by replicas."),
     "ganglion_instances_total": ("counter", "Instances in the batches answered by replicas."),
     "ganglion_retries_total": ("counter", "Parts of requests that were tried again because their replica ended."),

@@ -12,12 +12,12 @@ from ganglion.serving.gateway.early_binding import EarlyBinding
 from ganglion.serving.gateway.errors import RequestError
 from ganglion.serving.gateway.fused_link import LinkOpener
 from ganglion.serving.gateway.latency_model import LatencyModel
-from ganglion.serving.gateway.link_choice import LinkChoice
+from ganglion.serving.gateway.link_choice import BRIEF, LinkChoice
 from ganglion.serving.gateway.load_meter import LoadMeter
 from ganglion.serving.gateway.metrics import INSTANCES, SECONDS, Histogram, Metrics
 from ganglion.serving.gateway.prediction import Part, due_of
 from ganglion.serving.gateway.replica_link import ReplicaLink
-from ganglion.serving.gateway.second_tries import SecondTries
+from ganglion.serving.gateway.second_tries import VERDICT_PATIENCE, SecondTries
 from ganglion.serving.load import Load
 from ganglion.serving.payload import Payload
 from ganglion.serving.routes import ModelRoute, VersionRoute
@@ -27,8 +27,6 @@ MAX_QUEUE_BYTES = 256 * 2**20
 """Bytes of instances that may wait for one model version."""
 
 _RETRY_AFTER = 1
-_BRIEF = 0.005
-"""Seconds for a full batch below which the next one is sent ahead: its way takes a good part of that."""
 
 _STALLED = 1.0
 """Seconds that a replica may hold a batch before it can be taken for one that has stopped."""
@@ -41,6 +39,9 @@ _STALLED_UNKNOWN = 10.0
 
 _EXPIRY_INTERVAL = 0.5
 """Requests that allow fewer seconds are looked at when these are over; the others at the gateway's ticks."""
+
+_TIMER = 0.001
+"""Seconds by which a timer of the loop may be too early."""
 
 _GATEWAY = "gateway"
 """What stands in place of a replica's id where the gateway answered itself."""
@@ -128,6 +129,7 @@ class Pool:
         if self._left:
             return
         self.model, self.version = model, version
+        self._try_again(self._second_tries.hear(version.ends, model, monotonic()))
         self._choose_binding()
         if model.sharding is not None:
             self._shards = max(self._shards, model.sharding.shards)  # what waits was cut into as many
@@ -183,7 +185,7 @@ class Pool:
             self._scheduled = True
             self._loop.call_soon(self._dispatch)
         if parts[0].prediction.allowed < _EXPIRY_INTERVAL:
-            self._loop.call_later(parts[0].prediction.allowed, self._expire_now)
+            self._loop.call_later(parts[0].prediction.deadline - monotonic() + _TIMER, self._expire_now)
 
     def check_hope(self, began: float, deadline: float) -> None:
         """Refuse a request of which nothing has been read yet if even one instance would be answered too late.
@@ -249,7 +251,7 @@ class Pool:
         self._choice.observe(link, rows, seconds)
         if self._early is not None:
             self._early.answered(link, seconds, monotonic())
-        self._brief = self.latency.predict(self.model.max_batch) < _BRIEF
+        self._brief = self.latency.predict(self.model.max_batch) < BRIEF  # then the next one is sent ahead
         self._count(link.route.id, rows, seconds)
 
     @property
@@ -268,7 +270,9 @@ class Pool:
             self._free.remove(link)
         if link.stalled:
             parts, untouched = [], []  # they are tried elsewhere already
-        again = self._second_tries.sort_out(parts, self.model, monotonic())
+        again = self._second_tries.sort_out(link.route.id, parts, self.model, monotonic())
+        if self._second_tries.holding:
+            self._loop.call_later(VERDICT_PATIENCE + _TIMER, self._judge)
         if parts:
             _log.warning("replica_lost", replica=link.route.id, parts=len(parts), again=len(again))
             self._metrics.counter("ganglion_retries_total", model=self.model.name).add(len(again))
@@ -276,6 +280,17 @@ class Pool:
         self._dispatch()
         if self.retired:
             self._leave_if_done()
+
+    def _judge(self) -> None:
+        """Nothing has been heard about a dead replica."""
+        self._try_again(self._second_tries.look(self.model, monotonic()))
+
+    def _try_again(self, parts: list[Part]) -> None:
+        if parts:
+            if self._early is not None:
+                self._early.bind(parts, monotonic())
+            self.queue.put_back(parts)
+            self._dispatch()
 
     def _overtake(self, now: float) -> None:
         """Try what a replica has held for far too long at another one as well; the first answer counts.
@@ -416,7 +431,7 @@ class Pool:
         if not most:
             return []
         shards = self._lanes_of(link)
-        batch = self.queue.take(self._choice.model_of(link).largest(most, earliest - now), shards)
+        batch = self.queue.take(self._choice.largest(link, most, earliest - now), shards)
         limit = self.model.container_concurrency
         if limit and len(batch) > limit:
             self.queue.put_back(batch[limit:])
@@ -468,7 +483,11 @@ class Pool:
             self._put_back([], link)
 
     def _leave_if_done(self) -> None:
-        if not self.queue and all(part.settled for link in self._links.values() for part in link.parts):
+        if (
+            not self.queue
+            and not self._second_tries.holding
+            and all(part.settled for link in self._links.values() for part in link.parts)
+        ):
             self._left = True
             for id_ in tuple(self._links):
                 self._retire_link(id_)

@@ -8,21 +8,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ganglion.serving.gateway.errors import RequestError
+from ganglion.serving.parts import Rows
 from ganglion.serving.payload import Payload
 from ganglion.serving.runtime import Tensors
-from ganglion.serving.sharding import Rows
 
 Finish = Callable[[Tensors | RequestError], None]
 """Takes the outputs of all instances, or what went wrong; called once."""
 
 _WAY = (0.1, 0.005)
 """Part of what a request may take, and seconds at most, that its way to the gateway and back has of it."""
-
-MOST_DEATHS = 3
-"""Replica deaths after which a part is no longer tried: the first try and two retries."""
-
-MOST_DEATHS_ALONE = 2
-"""Replica deaths after which a part that was the only one there is held to be their cause."""
 
 
 def due_of(began: float, deadline: float) -> float:
@@ -157,10 +151,10 @@ class Part:
         deadline: when its outputs are due.
         answered: whether its outputs are there; it may still be at a replica that was thought to have stopped.
         deaths: replicas that died while they held it.
-        deaths_alone: those among them that held nothing else.
+        lone_deaths: ids of those among them that held nothing else.
     """
 
-    __slots__ = ("answered", "cut", "deadline", "deaths", "deaths_alone", "payload", "prediction", "shard")
+    __slots__ = ("answered", "cut", "deadline", "deaths", "lone_deaths", "payload", "prediction", "shard")
 
     def __init__(self, prediction: Prediction, payload: Payload, cut: Cut | None = None) -> None:
         self.prediction = prediction
@@ -170,7 +164,7 @@ class Part:
         self.deadline = prediction.due
         self.answered = False
         self.deaths = 0
-        self.deaths_alone = 0
+        self.lone_deaths: tuple[str, ...] = ()
 
     def instance(self, row: int) -> int:
         """The number within the request of one of its instances."""
@@ -189,20 +183,11 @@ class Part:
         """Whether nobody waits for it any more."""
         return self.answered or self.prediction.settled
 
-    @property
-    def guilty(self) -> bool:
-        """Whether it is held to be the cause of the deaths."""
-        return self.deaths_alone >= MOST_DEATHS_ALONE
-
-    def blame(self, *, alone: bool) -> RequestError | None:
-        """Note that the replica that held it died; the error if it must not be tried again."""
+    def blame(self, replica: str, *, alone: bool) -> None:
+        """Note that the replica that held it died."""
         self.deaths += 1
-        self.deaths_alone += alone
-        if self.guilty:
-            return RequestError(500, f"This request ended {self.deaths} replicas and is not tried again.")
-        if self.deaths >= MOST_DEATHS:
-            return RequestError(500, f"{self.deaths} replicas ended while they held this request; it is given up.")
-        return None
+        if alone:
+            self.lone_deaths += (replica,)
 
 
 def _kind(values: Any) -> str:

@@ -11,6 +11,7 @@ from ganglion.serving.gateway.ensemble_prediction import Degradation, EnsemblePr
 from ganglion.serving.gateway.errors import RequestError
 from ganglion.serving.gateway.exchange import Exchange
 from ganglion.serving.gateway.inquiry import Inquiry
+from ganglion.serving.gateway.loop_lag import LoopLag
 from ganglion.serving.gateway.prediction import Prediction
 from ganglion.serving.gateway.question import Read, Reply
 from ganglion.serving.gateway.turn import Turn
@@ -24,6 +25,9 @@ DEGRADED = "ganglion-degraded"
 """The header field of an answer that says which members of an ensemble are missing in it."""
 
 _DIGITS = 9
+
+_TIGHT = 1.0
+"""Seconds that a request may take below which it counts how long its bytes lay there before they were read."""
 
 
 class Abandonable(Protocol):
@@ -41,6 +45,7 @@ class PredictionRequest:
         exchange: the HTTP request.
         endpoint: what is asked.
         read: reads the body in the protocol of the request.
+        lag: how late the gateway is in reading.
 
     Attributes:
         deadline: monotonic seconds after which an answer is of no use.
@@ -49,7 +54,7 @@ class PredictionRequest:
 
     __slots__ = ("_began", "_endpoint", "_exchange", "_over", "_parameters", "_read", "_render", "deadline", "turn")
 
-    def __init__(self, exchange: Exchange, endpoint: Endpoint, read: Read) -> None:
+    def __init__(self, exchange: Exchange, endpoint: Endpoint, read: Read, lag: LoopLag) -> None:
         self._exchange = exchange
         self._endpoint = endpoint
         self._read = read
@@ -60,6 +65,8 @@ class PredictionRequest:
         self.turn: Turn | None = None
         given = exchange.head.fields.get(TIMEOUT)
         allowed = endpoint.timeout if given is None else min(endpoint.timeout, _seconds(given))
+        if allowed < _TIGHT:
+            self._began -= lag.seconds(self._began)
         self.deadline = self._began + allowed
 
     @property

@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol, cast
 
 from ganglion.core.errors import ControlError
 from ganglion.core.log import get_logger
-from ganglion.serving import wire
+from ganglion.serving import frames, wire
 from ganglion.serving.gateway.errors import RequestError
 from ganglion.serving.gateway.latency_model import LatencyModel
 from ganglion.serving.gateway.prediction import Part
@@ -80,7 +80,7 @@ class ReplicaLink(asyncio.Protocol):
         self._loop = loop
         self._owner = owner
         self._transport: asyncio.Transport | None = None
-        self._reader = wire.FrameReader()
+        self._reader = frames.FrameReader()
         self._sent: deque[_SentBatch] = deque()
         self.began = 0.0
         self._connecting = loop.create_task(self._connect())
@@ -155,7 +155,7 @@ class ReplicaLink(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The replica accepted."""
         self._transport = cast(asyncio.Transport, transport)  # uvloop's own class has no common base
-        self._reader = wire.FrameReader()
+        self._reader = frames.FrameReader()
         if self.retired:
             self._close()
             return

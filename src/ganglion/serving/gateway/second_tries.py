@@ -10,13 +10,25 @@ from ganglion.serving.gateway.errors import RequestError
 from ganglion.serving.gateway.prediction import Part
 from ganglion.serving.gateway.quarantine import Quarantine
 from ganglion.serving.gateway.retry_budget import RetryBudget
-from ganglion.serving.routes import ModelRoute
+from ganglion.serving.routes import ModelRoute, ReplicaEnd
+
+MOST_DEATHS = 3
+"""Replica deaths after which a part is no longer tried: the first try and two retries."""
+
+MOST_DEATHS_ALONE = 2
+"""Replica deaths after which a part that was the only one there is held to be their cause."""
+
+VERDICT_PATIENCE = 1.0
+"""Seconds for which it is waited to hear how a replica ended."""
 
 _RETRY_AFTER = 1
 
 
 class SecondTries:
     """Decides for one version of a model.
+
+    A part that was alone at two replicas that died is their cause, unless they were killed from outside. The gateway
+    sees a death before anybody can say what it was, so such a part is held until that is heard.
 
     Args:
         loop: the gateway's event loop.
@@ -28,32 +40,64 @@ class SecondTries:
         self._loop = loop
         self._version = version
         self._budget = RetryBudget(now)
+        self._outside: dict[str, bool] = {}
+        self._held: list[tuple[Part, float]] = []
+
+    @property
+    def holding(self) -> bool:
+        """Whether the fate of a part is open."""
+        return bool(self._held)
 
     def count(self) -> None:
         """A request came."""
         self._budget.deposit()
 
-    def sort_out(self, parts: Sequence[Part], model: ModelRoute, now: float) -> list[Part]:
-        """Blame what a dead replica was at; returns what is tried again, the rest is answered.
+    def sort_out(self, replica: str, parts: Sequence[Part], model: ModelRoute, now: float) -> list[Part]:
+        """Blame what a dead replica was at; returns what is tried again, the rest is answered or held.
 
         Args:
+            replica: id of the replica.
             parts: that it was at.
             model: the model.
             now: monotonic seconds.
         """
-        again: list[Part] = []
         for part in parts:
-            error = part.blame(alone=len(parts) == 1)
-            if error is not None:
-                part.prediction.fail(error)
-                if part.guilty and model.quarantine:
-                    self._keep(part, model, str(error))
-            elif part.settled or self._budget.withdraw(now):
-                again.append(part)
-            else:
-                text = f"The replica ended, and too many requests to model {model.name!r} are tried again already."
-                part.prediction.fail(RequestError(503, text, retry_after=_RETRY_AFTER))
-        return again
+            part.blame(replica, alone=len(parts) == 1)
+        return [part for part in parts if self._again(part, model, now, now + VERDICT_PATIENCE)]
+
+    def hear(self, ends: Sequence[ReplicaEnd], model: ModelRoute, now: float) -> list[Part]:
+        """Take note of how replicas ended; returns what was held and is tried again."""
+        self._outside = {end.id: end.outside for end in ends}
+        return self.look(model, now)
+
+    def look(self, model: ModelRoute, now: float) -> list[Part]:
+        """Decide about what has been held for long enough; returns what is tried again."""
+        held, self._held = self._held, []
+        return [part for part, until in held if self._again(part, model, now, until)]
+
+    def _again(self, part: Part, model: ModelRoute, now: float, until: float) -> bool:
+        """Whether to try a part again; until a moment it may be held, then it is answered."""
+        if part.settled:
+            return False
+        blamed = [replica for replica in part.lone_deaths if not self._outside.get(replica, False)]
+        if len(blamed) >= MOST_DEATHS_ALONE:
+            if now < until and any(replica not in self._outside for replica in blamed):
+                self._held.append((part, until))
+                return False
+            text = f"This request ended {part.deaths} replicas and is not tried again."
+            part.prediction.fail(RequestError(500, text))
+            if model.quarantine:
+                self._keep(part, model, text)
+            return False
+        if part.deaths >= MOST_DEATHS:
+            text = f"{part.deaths} replicas ended while they held this request; it is given up."
+            part.prediction.fail(RequestError(500, text))
+            return False
+        if self._budget.withdraw(now):
+            return True
+        text = f"The replica ended, and too many requests to model {model.name!r} are tried again already."
+        part.prediction.fail(RequestError(503, text, retry_after=_RETRY_AFTER))
+        return False
 
     def _keep(self, part: Part, model: ModelRoute, reason: str) -> None:
         quarantine = Quarantine(Path(model.quarantine))

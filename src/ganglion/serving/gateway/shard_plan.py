@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from ganglion.serving.gateway.errors import RequestError
 from ganglion.serving.gateway.prediction import Cut
+from ganglion.serving.parts import Indices, Rows, bytes_parts, grouped_parts, hash_parts, range_parts
 from ganglion.serving.payload import Payload
-from ganglion.serving.sharding import (
-    HASH,
-    Indices,
-    Rows,
-    Sharding,
-    bytes_parts,
-    grouped_parts,
-    hash_parts,
-    range_parts,
-)
+from ganglion.serving.sharding import HASH, Sharding
+
+SHORT = 0.005
+"""Seconds for which a replica may be at what is sent together, since others wait for it meanwhile."""
 
 
 class ShardPlan(NamedTuple):
@@ -31,13 +27,43 @@ class ShardPlan(NamedTuple):
     sizes: list[int]
 
 
-def plan_shards(payload: Payload, sharding: Sharding, max_batch: int, numbers: Indices | None = None) -> ShardPlan:
+_BYTES = 2**18
+"""Bytes of instances that are sent together at most where they are more than a batch."""
+
+_FEWEST = 8
+"""Pieces of a part at least, so that one replica that is lost or slow does not hold up much."""
+
+_BATCHES = 16
+"""Batches that are sent together at most."""
+
+
+def together(payload: Payload, sharding: Sharding, max_batch: int, seconds: Callable[[int], float]) -> int:
+    """How many instances of a large request are sent together: several batches where a batch is short.
+
+    A replica computes them batch by batch; what is saved is the gateway's work for each, which all shards wait for.
+
+    Args:
+        payload: all instances.
+        sharding: how they are cut.
+        max_batch: instances of the largest batch.
+        seconds: for how long a replica is at so many instances, as far as is known.
+    """
+    if payload.images:
+        return max_batch
+    most = min(payload.rows // (sharding.shards * _FEWEST), _BYTES * payload.rows // max(payload.size, 1))
+    batches = min(_BATCHES, most // max_batch)
+    while batches > 1 and not seconds(batches * max_batch) <= SHORT:
+        batches //= 2
+    return max(1, batches) * max_batch
+
+
+def plan_shards(payload: Payload, sharding: Sharding, most: int, numbers: Indices | None = None) -> ShardPlan:
     """Cut a request.
 
     Args:
         payload: its instances.
         sharding: how.
-        max_batch: instances that are asked together at most.
+        most: instances that are asked together at most.
         numbers: the part of each instance, where the user's function has said so.
 
     Returns:
@@ -59,8 +85,8 @@ def plan_shards(payload: Payload, sharding: Sharding, max_batch: int, numbers: I
     position = 0
     for number, rows in parts:
         count = rows.stop - rows.start if isinstance(rows, slice) else len(rows)
-        for start in range(0, count, max_batch):
-            end = min(start + max_batch, count)
+        for start in range(0, count, most):
+            end = min(start + most, count)
             chosen = slice(rows.start + start, rows.start + end) if isinstance(rows, slice) else rows[start:end]
             target = slice(position + start, position + end) if sharding.merge else chosen
             cuts.append(Cut(payload.select(chosen), chosen, target, number % sharding.shards))

@@ -24,7 +24,10 @@ MOST_CALLERS = 4096
 CONNECTIONS = MOST_CALLERS
 """The row in which each gateway says how many connections it holds."""
 
-TALLY_BYTES = 8 * MOST_GATEWAYS * (MOST_CALLERS + 1)
+_PROCESSES, _BEATS = MOST_CALLERS + 1, MOST_CALLERS + 2
+"""The rows in which each gateway says which process it is, and that its event loop turns."""
+
+TALLY_BYTES = 8 * MOST_GATEWAYS * (MOST_CALLERS + 3)
 """Size of the file; pages that nobody counts in take no memory."""
 
 
@@ -55,6 +58,24 @@ class Tally:
         """What each gateway counted or said."""
         first = row * MOST_GATEWAYS
         return self._counts[first : first + MOST_GATEWAYS].tolist()
+
+    def beat(self, process: int, moment: int) -> None:
+        """Say that the event loop of this process turns, by a number that it has not said before."""
+        self.put(_BEATS, moment)
+        self.put(_PROCESSES, process)
+
+    def beats(self) -> dict[int, int]:
+        """The last beat of each process; one that has ended may still be there."""
+        return {
+            process: beat for process, beat in zip(self.read(_PROCESSES), self.read(_BEATS), strict=True) if process
+        }
+
+    def forget(self, process: int) -> None:
+        """A process has ended: it holds no connections, and nobody has to leave any to it."""
+        for column, other in enumerate(self.read(_PROCESSES)):
+            if other == process:
+                for row in (CONNECTIONS, _BEATS, _PROCESSES):
+                    self._counts[row * MOST_GATEWAYS + column] = 0
 
     def elsewhere(self, row: int) -> int:
         """Events at the other gateways so far."""

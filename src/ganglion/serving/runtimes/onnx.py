@@ -48,6 +48,12 @@ class OnnxRuntime:
         """Run the session."""
         return dict(zip(self._outputs, self._session.run(self._outputs, inputs), strict=True))
 
+    def settle(self, inputs: Tensors) -> None:
+        """Predict `inputs` and let the arena, which has grown with the largest batch, shrink to what they need."""
+        options = onnxruntime.RunOptions()
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        self._session.run(self._outputs, inputs, options)
+
     def close(self) -> None:
         """Drop the session."""
         del self._session

@@ -63,6 +63,9 @@ class PythonRuntime:
             raise ModelError(f"{self._entry!r} gave {type(given).__name__}; a dictionary of arrays is expected.")
         return {name: self._array(name, given[name]) for name in self._dtypes if name in given}
 
+    def settle(self, inputs: Tensors) -> None:
+        """Nothing: memory between predictions is not this runtime's."""
+
     def close(self) -> None:
         """Drop the object."""
         del self._predictor

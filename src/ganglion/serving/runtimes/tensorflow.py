@@ -55,6 +55,9 @@ class TensorFlowRuntime:
         returned = self._function(**given)
         return {name: returned[name].numpy() for name in self._outputs}
 
+    def settle(self, inputs: Tensors) -> None:
+        """Nothing: memory between predictions is not this runtime's."""
+
     def close(self) -> None:
         """Drop the model."""
         del self._function, self._model

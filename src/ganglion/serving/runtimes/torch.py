@@ -45,6 +45,9 @@ class TorchRuntime:
         values = (returned,) if isinstance(returned, torch.Tensor) else tuple(returned)
         return {name: value.numpy() for name, value in zip(self._outputs, values, strict=True)}
 
+    def settle(self, inputs: Tensors) -> None:
+        """Nothing: memory between predictions is not this runtime's."""
+
     def close(self) -> None:
         """Drop the module."""
         del self._module

@@ -1,8 +1,8 @@
-"""Two hosts on one machine: network namespaces with names of their own, joined by a cable that can be cut.
+"""Several hosts on one machine: network namespaces with names of their own, joined by cables that can be cut.
 
-The controller and the members with an even number run on the first host, those with an odd number on the second; what
-they say to each other goes over TCP through the cable. Orders to start and stop processes do not: a cluster's own
-agents carry those.
+The controller runs on the first host. On two hosts members with an even number run on the first, those with an odd
+number on the second; on more, each member has one of the others. What they say to each other goes over TCP through the
+cables. Orders to start and stop processes do not: a cluster's own agents carry those.
 """
 
 from __future__ import annotations
@@ -97,16 +97,73 @@ class Cable:
                 _ip("netns", "del", name)
 
 
-class TwoHosts(LocalBackend):
-    """Processes on the two ends of a cable; members share nothing but files."""
+class Switch:
+    """Hosts that a switch joins; the way between two of them can be cut while both reach all others.
 
-    name = "two-hosts"
+    Raises:
+        OSError: as for `Cable`.
+    """
 
-    def __init__(self, folder: Path, cable: Cable) -> None:
+    def __init__(self, count: int) -> None:
+        self.names = [f"ganglion-{os.getpid()}-{number}" for number in range(count)]
+        self._switch = f"ganglion-{os.getpid()}-switch"
+        if shutil.which("ip") is None:
+            raise OSError("There is no `ip`; Debian's package is called iproute2.")
+        try:
+            for name in (self._switch, *self.names):
+                _ip("netns", "add", name)
+                _ip("-n", name, "link", "set", "lo", "up")
+            _ip("-n", self._switch, "link", "add", "switch", "type", "bridge")
+            _ip("-n", self._switch, "link", "set", "switch", "up")
+            for number, name in enumerate(self.names, 1):
+                port = f"port{number}"
+                _ip("link", "add", "veth0", "netns", name, "type", "veth", "peer", "name", port, "netns", self._switch)
+                _ip("-n", self._switch, "link", "set", port, "master", "switch", "up")
+                _ip("-n", name, "addr", "add", f"10.78.0.{number}/24", "dev", "veth0")
+                _ip("-n", name, "link", "set", "veth0", "up")
+            self.hosts = [Host(name, f"10.78.0.{number}") for number, name in enumerate(self.names, 1)]
+        except OSError:
+            self._remove()
+            raise
+
+    def cut(self, one: int, other: int, *, silently: bool = True) -> None:
+        """Let nothing through between two hosts: by losing every packet, or with an error for whoever sends one."""
+        for here, there in ((one, other), (other, one)):
+            address = self.hosts[there].address
+            if silently:
+                nobody = ("lladdr", "02:00:00:00:00:99", "nud", "permanent")
+                _ip("-n", self.names[here], "neigh", "replace", address, *nobody, "dev", "veth0")
+            else:
+                _ip("-n", self.names[here], "route", "add", "unreachable", address)
+
+    def mend(self) -> None:
+        """Let everything through again."""
+        for name in self.names:
+            _ip("-n", name, "neigh", "flush", "dev", "veth0", "nud", "permanent")
+            for host in self.hosts:
+                subprocess.run(["ip", "-n", name, "route", "del", "unreachable", host.address], capture_output=True)
+
+    def close(self) -> None:
+        for host in self.hosts:
+            host.close()
+        self._remove()
+
+    def _remove(self) -> None:
+        for name in (self._switch, *self.names):
+            if Path(f"/run/netns/{name}").exists():
+                _ip("netns", "del", name)
+
+
+class Hosts(LocalBackend):
+    """Processes on several hosts; members share nothing but files."""
+
+    name = "hosts"
+
+    def __init__(self, folder: Path, network: Cable | Switch) -> None:
         super().__init__(folder, LocalConfig(cpu=2.0))
-        self.control_host = cable.hosts[0].address
+        self.control_host = network.hosts[0].address
         self._wardens.close()
-        self._wardens = _WardensOfHosts(cable.hosts, self._receive)
+        self._wardens = _WardensOfHosts(network.hosts[len(network.hosts) > 2 :], self._receive)
 
 
 class _WardensOfHosts:
@@ -121,7 +178,7 @@ class _WardensOfHosts:
             host.call(wardens.warm, numerics, preload)
 
     def start(self, request) -> None:
-        number = request.plan.index % 2
+        number = request.plan.index % len(self._hosts)
         host = self._hosts[number]
         host.call(self._wardens[number].start, replace(request, listen_at=f"tcp:{host.address}"))
 
