@@ -156,9 +156,10 @@ class OpenLoop:
         began = self._loop.time()
         if rate:
             while self.asked < requests or not enough.is_set():
-                while (due := began + self.asked / rate) > self._loop.time():
-                    await asyncio.sleep(_TICK)
-                self._ask(self.asked % STEP, due)
+                planned = 1 + int((self._loop.time() - began) * rate)
+                for number in range(self.asked, min(planned, requests) if enough.is_set() else planned):
+                    self._ask(number % STEP, began + number / rate)
+                await asyncio.sleep(_TICK)
         else:
             for number in range(requests):
                 while self.outstanding >= 32:

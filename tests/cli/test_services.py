@@ -14,8 +14,8 @@ import pytest
 from command_line import CommandLine, write_lights
 from typer.testing import CliRunner
 
+from ganglion.cli.canary import canary_of
 from ganglion.cli.main import make_app
-from ganglion.cli.services import canary_of
 from ganglion.core.errors import UserError
 from ganglion.serving.repository import ModelRepository
 from ganglion.serving.rollout import Canary

@@ -185,6 +185,7 @@ def test_words_about_attempts_that_are_over_and_in_gangs_that_stay_together_are_
 def test_a_member_that_is_left_out_can_be_lost_and_fail_like_any_other(trio):
     trio.reached(0, 2, False)
     trio.tell(Accused("worker-2", 1))
+    assert trio.reached(0, 1, True) == [], "nothing has changed for the others"
     trio.end("worker-2", killed(9))
     assert trio.member("worker-2").exit.kind is ExitKind.LOST
     trio.pulse("worker-0", "worker-1", seconds=1.5)

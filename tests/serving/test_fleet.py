@@ -236,3 +236,6 @@ def test_a_version_that_takes_over_on_request_gets_all_replicas(place: Place) ->
     make_ready(place, run.job, 1)
     assert place.fleet.serve("m", 2, options, VersionPolicy.of(2)) is run
     assert place.jobs[1].told == [3]
+    assert place.fleet.deployments["m"].default == 1, "the other two are not ready yet"
+    make_ready(place, run.job, 3)
+    assert place.fleet.deployments["m"].default == 2

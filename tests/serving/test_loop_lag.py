@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 
 import pytest
 import uvloop
@@ -20,9 +22,12 @@ class Clock:
     def __init__(self) -> None:
         self.turn = 100.0
         self.waited = 7.0
-        self.lag = LoopLag(lambda: self.turn, lambda: self.waited)
+        self._then: list[Callable[[], None]] = []
+        self.lag = LoopLag(self._then.append, lambda: self.waited)
 
     def begin(self, after: float, waited: float = 0.0) -> None:
+        while self._then:
+            self._then.pop()()
         self.turn += after
         self.waited += waited
 
@@ -52,6 +57,43 @@ def test_what_was_waited_for_long_ago_says_nothing() -> None:
     assert clock.lag.seconds(clock.turn) == pytest.approx(0.0)
 
 
+def test_a_long_wait_for_a_core_is_no_long_rest() -> None:
+    clock = Clock()
+    clock.lag.seconds(clock.turn)
+    clock.begin(0.51, waited=0.5)
+    assert clock.lag.seconds(clock.turn) == pytest.approx(0.5)
+
+
+def test_what_is_ready_together_is_late_by_what_is_done_for_those_before_it() -> None:
+    loop = uvloop.new_event_loop()
+    lag, found = LoopLag(loop.call_soon, lambda: 0.0), []
+    pairs = [socket.socketpair() for _ in range(5)]
+
+    def read(receiver: socket.socket) -> None:
+        receiver.recv(1)
+        found.append(lag.seconds(time.monotonic()))
+        _compute(time.monotonic() + 0.004)
+        if len(found) % len(pairs) == 0:
+            loop.stop()
+
+    for _sender, receiver in pairs:
+        loop.add_reader(receiver, read, receiver)
+    for _round in range(2):  # a new turn counts from its own beginning
+        for sender, _receiver in pairs:
+            sender.send(b"x")
+        loop.run_forever()
+        loop.call_soon(loop.stop)
+        loop.run_forever()
+    for sender, receiver in pairs:
+        loop.remove_reader(receiver)
+        sender.close()
+        receiver.close()
+    loop.close()
+    for turn in (found[:5], found[5:]):
+        assert turn[0] == 0.0
+        assert all(late >= 0.004 * before for before, late in enumerate(turn))
+
+
 def _compute(until: float) -> None:
     while time.monotonic() < until:
         pass
@@ -67,7 +109,7 @@ def test_the_kernel_says_that_a_process_waits_for_the_one_core_it_may_use() -> N
         rival = multiprocessing.get_context("spawn").Process(target=_compute, args=(time.monotonic() + 60.0,))
         rival.start()
         loop = uvloop.new_event_loop()
-        lag = LoopLag(loop.time)
+        lag = LoopLag(loop.call_soon)
         end = time.monotonic() + 30.0
         while time.monotonic() < end and sum(found) < 0.05:
             loop.run_until_complete(_turn(found, lag))

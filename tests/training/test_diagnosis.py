@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import time
 from typing import NamedTuple
 
 import msgspec
@@ -170,6 +171,14 @@ def test_loader_threads_that_take_the_core_from_the_training_are_input():
     assert (verdict.bound, verdict.cause) == ("compute", "more busy processes than cores")
 
 
+def test_what_competes_with_one_worker_is_not_held_against_what_another_takes():
+    slow, short = Usage(compute=0.06, compute_cpu=0.06), Usage(compute=0.001, compute_cpu=0.0003, helpers=0.0007)
+    late = [Lap((0.0002, 0.06, 0.0001, 0.0001, 0.0), slow), Lap((0.0002, 0.001, 0.0591, 0.0001, 0.0), short)]
+    soon = [Lap((0.0002, 0.0, 0.001, 0.0001, 0.0)), Lap((0.0002, 0.001, 0.0, 0.0001, 0.0), short)]
+    verdict = diagnose(measured([late] * 3 + [soon] * 26))
+    assert (verdict.bound, verdict.rank) == ("communication", 0)
+
+
 def test_standing_still_is_memory_only_as_far_as_faults_or_pressure_explain_it():
     usage = Usage(compute=0.05, compute_cpu=0.01)
     assert diagnose(measured(alike(compute=0.05, usage=usage))).bound == "compute"
@@ -266,15 +275,16 @@ def test_short_steps_are_told_many_at_a_time_by_all_who_have_taken_them():
     first, second = Survey(), Survey()
     told = []
     replaced = False
+    began = time.monotonic()
     for step in range(600):
-        if step >= 300 and not replaced and isinstance(first.say(), Laps):
+        if step >= 300 and not replaced and isinstance(first.say(left=9), Laps):
             second, replaced = Survey(), True  # a newcomer, who does not know what was asked for
         notes = []
         for survey in (first, second):
             survey.timer.start()
             survey.timer.ended(Stage.LOAD)
             survey.timer.ended(Stage.COMPUTE)
-            notes.append(survey.say())
+            notes.append(survey.say(left=9))
         told.append(isinstance(notes[0], Laps))
         for survey in (first, second):
             survey.hear(notes)
@@ -282,13 +292,20 @@ def test_short_steps_are_told_many_at_a_time_by_all_who_have_taken_them():
             survey.timer.ended(Stage.UPDATE)
             survey.timer.finish()
         waits(0.001)
-    assert sum(told) <= 25, "two for each of the first ten steps, then one for every fifth of a second"
+    seconds = time.monotonic() - began
+    assert sum(told) <= 20 + 5 * seconds, "two for each of the first ten steps, then one for every fifth of a second"
     assert replaced
     steps = first.tally.total().steps
     assert 200 < steps <= 600
     assert [rank.steps for rank in first.tally.total().ranks] == [steps, steps]
+    first.timer.start()
+    first.timer.ended(Stage.LOAD)
     first.forget()
-    assert first.say() is False, "what was not told is not told after another's state was taken over"
+    assert first.say(left=9) is False, "what was not told is not told after another's state was taken over"
+    first.timer.finish()  # of an evaluation, say: the step that had begun is not gone on with
+    assert first.say(left=9) is False
+    take(first.timer)
+    assert first.timer.laps().table.shape == (1, len(Stage))
 
 
 def test_the_bar_says_what_a_training_is_bound_by_while_it_runs():

@@ -17,9 +17,6 @@ from ganglion.platform import Platform
 if TYPE_CHECKING:
     from ganglion.serving.options import ServingOptions
 
-_REPLICAS = 2
-"""Replicas where nothing is said."""
-
 
 def serve(
     models: Annotated[
@@ -167,14 +164,14 @@ def _options(replicas: int | None, scaling: dict[str, Any], *, shards: int | Non
     Raises:
         UserError: both are given, or the options contradict each other.
     """
-    from ganglion.serving.options import ServingOptions
+    from ganglion.serving.options import REPLICAS, ServingOptions
     from ganglion.serving.sharding import Sharding
 
     if replicas is not None and scaling:
         given = ", ".join(f"--{name.replace('_', '-')}" for name in scaling)
         raise UserError(f"--replicas is a fixed number, and {given} follows the load; give one or the other.")
     if not scaling:
-        count = max(_REPLICAS, shards or 0) if replicas is None else replicas
+        count = max(REPLICAS, shards or 0) if replicas is None else replicas
         scaling = {"min_replicas": count, "max_replicas": count}
     sharding = Sharding(shards=shards) if shards is not None else None
     return ServingOptions(**scaling, sharding=sharding, **others)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +35,8 @@ class CallerOptions(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if not self.anonymous and (self.rate is not None or self.concurrency is not None):
             raise UserError("--no-anonymous refuses callers without a key; a limit for them makes no sense beside it.")
+        if self.rate is not None and not math.isfinite(self.rate):
+            raise UserError(f"--anonymous-rate is {self.rate}; give requests a second, or 0 for no limit.")
 
     @property
     def given(self) -> bool:

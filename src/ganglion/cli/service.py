@@ -19,7 +19,7 @@ import msgspec
 from ganglion.cli.serve_callers import CallerOptions, callers_followed
 from ganglion.core import log
 from ganglion.core.config import Config
-from ganglion.core.errors import GanglionError
+from ganglion.core.errors import GanglionError, UserError
 from ganglion.platform import Platform
 from ganglion.serving.options import ServingOptions
 
@@ -61,7 +61,10 @@ def become(order: ServiceOrder) -> NoReturn:
     """Replace this program by one that carries the order out; modules are looked for where this one does."""
     here = os.getcwd() in map(os.path.abspath, sys.path)
     sys.stdout.flush()
-    text = msgspec.json.encode(order, enc_hook=str).decode()
+    try:
+        text = msgspec.json.encode(order, enc_hook=str).decode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"A path is not written in UTF-8: {error.object!r}. Give it another name.") from None
     os.execv(sys.executable, [sys.executable, *(() if here else ("-P",)), "-m", "ganglion.cli.service", text])
 
 
@@ -161,6 +164,9 @@ def main() -> None:
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
+    except BrokenPipeError:  # nobody reads what is said any more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
 
 
 if __name__ == "__main__":

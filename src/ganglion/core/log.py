@@ -12,9 +12,8 @@ import sys
 import time
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
-
-import msgspec
 
 from ganglion.core.errors import ConfigurationError, suggest
 
@@ -25,10 +24,9 @@ _SECRET = ("token", "password", "secret", "authorization", "api_key")
 
 
 class _Chosen:
-    """What is logged and how, in this process."""
+    """What is logged in this process."""
 
     level = LEVELS["warning"]
-    as_json = False
 
 
 class Logger:
@@ -68,24 +66,24 @@ class Logger:
             return
         trace = traceback.format_exc().rstrip() if values.pop("exc_info", False) else ""
         shown = {key: _masked(key, value) for key, value in {**self._values, **values}.items()}
-        line = (_json_line if _Chosen.as_json else _text_line)(level, event, shown, trace)
-        sys.stderr.write(f"{line}\n")  # to what standard error is when the line is written
-        sys.stderr.flush()
+        line = _line(level, event, shown, trace)
+        with suppress(OSError, ValueError, AttributeError):  # standard error is closed: there is nobody to tell
+            sys.stderr.write(f"{line}\n")  # to what standard error is when the line is written
+            sys.stderr.flush()
 
 
-def configure(level: str = "warning", *, as_json: bool = False) -> None:
-    """Choose what is logged and how.
+def configure(level: str = "warning") -> None:
+    """Choose what is logged.
 
     Args:
         level: `debug`, `info`, `warning` or `error`, in letters of any case.
-        as_json: one JSON object a line instead of text for a person.
 
     Raises:
         ConfigurationError: there is no such level.
     """
     if level.lower() not in LEVELS:
         raise ConfigurationError(f"There is no log level {level!r}. {suggest(level, LEVELS)}")
-    _Chosen.level, _Chosen.as_json = LEVELS[level.lower()], as_json
+    _Chosen.level = LEVELS[level.lower()]
 
 
 def get_logger(**values: Any) -> Logger:
@@ -97,7 +95,7 @@ def _masked(key: str, value: Any) -> Any:
     return "***" if any(word in key.lower() for word in _SECRET) else value
 
 
-def _text_line(level: str, event: str, values: Mapping[str, Any], trace: str) -> str:
+def _line(level: str, event: str, values: Mapping[str, Any], trace: str) -> str:
     said = " ".join(f"{key}={_text(value)}" for key, value in sorted(values.items()))
     line = f"{_now()} [{level:<7}] {event:<30} {said}".rstrip()
     return f"{line}\n{trace}" if trace else line
@@ -106,11 +104,6 @@ def _text_line(level: str, event: str, values: Mapping[str, Any], trace: str) ->
 def _text(value: Any) -> str:
     text = value if isinstance(value, str) else repr(value)
     return text if text.isprintable() and " " not in text and text else repr(text)
-
-
-def _json_line(level: str, event: str, values: Mapping[str, Any], trace: str) -> str:
-    line = {**values, "event": event, "level": level, "timestamp": _now()}
-    return msgspec.json.encode({**line, "exception": trace} if trace else line, enc_hook=repr).decode()
 
 
 def _now() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 import msgspec
@@ -52,8 +53,9 @@ class Resources(msgspec.Struct, frozen=True, kw_only=True):
     gpu: float = 0.0
 
     def __post_init__(self) -> None:
-        if min(self.cpu, self.memory, self.gpu) < 0:
-            raise ConfigurationError(f"Resources cannot be negative: {self}.")
+        amounts = self.cpu, self.memory, self.gpu
+        if min(amounts) < 0 or not all(map(math.isfinite, amounts)):
+            raise ConfigurationError(f"Resources cannot be negative and have to be finite: {self}.")
 
     def __add__(self, other: Resources) -> Resources:
         return Resources(

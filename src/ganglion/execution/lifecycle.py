@@ -239,7 +239,8 @@ class _Transition:
     def link(self, pair: frozenset[tuple[str, int]], works: bool) -> None:
         """Two members can or cannot reach each other."""
         self.change(broken=self.state.broken - {pair} if works else self.state.broken | {pair})
-        if {name for name, member in self.state.members.items() if member.left_out} != self.outside().keys():
+        ready = (member for member in self.members if member.phase is Phase.READY)
+        if {member.plan.member for member in ready if member.left_out} != self.outside().keys():
             self.broadcast()
 
     def outside(self) -> dict[str, str]:

@@ -11,7 +11,7 @@ from ganglion.core.resources import Resources
 from ganglion.pipelines.publish import publish_candidate
 from ganglion.pipelines.train import Candidate
 from ganglion.serving.controller import ModelServer
-from ganglion.serving.options import Metric, ServingOptions
+from ganglion.serving.options import REPLICAS, Metric, ServingOptions
 from ganglion.workflow import Host, operation
 
 
@@ -27,10 +27,6 @@ class Served(msgspec.Struct, frozen=True, kw_only=True):
     url: str
     model: str
     members: tuple[str, ...]
-
-
-_REPLICAS = 2
-"""Replicas of each model where nothing is said."""
 
 
 def step_options(
@@ -54,7 +50,7 @@ def step_options(
             f"replicas={replicas} is a fixed number, and min_replicas and max_replicas follow the load; "
             "give one or the other."
         )
-    count = _REPLICAS if replicas is None else replicas
+    count = REPLICAS if replicas is None else replicas
     bounds = (1 if min_replicas is None else min_replicas, max_replicas or 0) if elastic else (count, count)
     return ServingOptions(
         min_replicas=bounds[0],

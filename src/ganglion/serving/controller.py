@@ -30,7 +30,7 @@ from ganglion.serving.gateway.tally import MOST_GATEWAYS, assign_rows
 from ganglion.serving.gateway_control import GatewayControl
 from ganglion.serving.gateway_watch import GatewayWatch
 from ganglion.serving.grpc.endpoint import GrpcEndpoint
-from ganglion.serving.options import SHARE, ServingOptions
+from ganglion.serving.options import REPLICAS, SHARE, ServingOptions
 from ganglion.serving.policy import PolicyName, VersionPolicy
 from ganglion.serving.port import SharedPort
 from ganglion.serving.repository import ModelRepository
@@ -44,9 +44,6 @@ QUARANTINE = ".quarantine"
 
 WATCH_INTERVAL = 0.5
 """Seconds between two looks for newer versions, and for gateways that have stopped."""
-
-_REPLICAS = 2
-"""Replicas where nothing is said."""
 
 
 class ModelServer:
@@ -434,7 +431,7 @@ class ModelServer:
 def _choose(replicas: int | None, resources: Resources | None, options: ServingOptions | None) -> ServingOptions:
     """The options that are meant."""
     if options is None:
-        return ServingOptions.fixed(_REPLICAS if replicas is None else replicas, resources=resources or SHARE)
+        return ServingOptions.fixed(REPLICAS if replicas is None else replicas, resources=resources or SHARE)
     if replicas is not None or resources is not None:
         raise UserError("Give either options or replicas and resources: options say both.")
     return options

@@ -50,6 +50,7 @@ class Deployment:
         self.outcome = ""
         self._verdict = ""
         self._promised = policy
+        self._growing = 0
 
     def start_with(self, ceiling: int, percent: float = 100.0) -> int:
         """Replicas that a version begins with: as many as the one that answers has, and one even where none may do.
@@ -91,8 +92,9 @@ class Deployment:
         if run is None or not self.options.elastic:
             return None
         options = self.options
-        if self.rollout is not None and run is self.tried() and options.min_replicas:
-            options = msgspec.structs.replace(options, min_replicas=_share(options.min_replicas, self.rollout.percent))
+        if self.rollout is not None and run is self.tried():
+            share = _share(options.min_replicas, self.rollout.percent) if options.min_replicas else 0
+            options = msgspec.structs.replace(options, min_replicas=max(share, self._growing))
         wanted = run.follow(load, options, now=now, ceiling=ceiling)
         return (run, wanted) if wanted != run.wanted else None
 
@@ -239,7 +241,8 @@ class Deployment:
         """Let the version that is tried go on, take over, or go; returns why, and the versions that are to go."""
         if self.rollout is None:
             return Decision("wait", ""), []
-        decision = self._grown(decide(self.rollout, now))
+        decision = self._grown(decide(self.rollout, now), now)
+        self._growing = self.replicas_next() if decision.what == "grow" else 0  # not taken back before they are ready
         self._verdict = decision.reason
         leaving: list[VersionRun] = []
         match decision.what:
@@ -253,13 +256,13 @@ class Deployment:
                 pass
         return decision, leaving
 
-    def _grown(self, decision: Decision) -> Decision:
-        """Before a version that is tried gets more requests it has as many replicas as they need."""
+    def _grown(self, decision: Decision, now: float) -> Decision:
+        """Before a version that is tried gets more requests it has their replicas, or all for which there is room."""
         tried = self.tried()
         if decision.what not in ("advance", "promote") or tried is None:
             return decision
         needed = self.replicas_next()
-        if len(tried.ready) >= needed:
+        if len(tried.ready) >= needed or tried.full(now):
             return decision
         return Decision(
             "grow", f"{decision.reason}; {len(tried.ready)} of {needed} replicas are ready for its next part"
@@ -270,7 +273,8 @@ class Deployment:
         assert self.rollout is not None
         steps = self.rollout.canary.steps[self.rollout.step :]
         answering = next((run.wanted for run in self.live() if run.version == self.default), 0)
-        return _share(answering, steps[0] if steps else self.rollout.percent)
+        needed = _share(answering, steps[0] if steps else self.rollout.percent)
+        return min(needed, self.options.max_replicas or needed)
 
     def promote(self, reason: str) -> list[VersionRun]:
         """Let the version that is tried take over; returns the version that goes for it."""

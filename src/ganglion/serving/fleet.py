@@ -171,9 +171,11 @@ class Fleet:
         ceiling = self._ceiling(options.resources)
         running = self._running(deployment, version)
         if running is not None:
-            wanted = max(running.wanted, deployment.start_with(ceiling))
+            wanted = deployment.bounded(max(running.wanted, deployment.start_with(ceiling)), ceiling)
+            if deployment.tried() is running and len(running.ready) < wanted and not options.elastic:
+                running.load_on()  # the one that answers stays until all are there
             self._go(self._prefer(deployment, running))
-            self._resize(running, deployment.bounded(wanted, ceiling))
+            self._resize(running, wanted)
             self._gateway.push()
             return running
         manifest = self._repository.manifest(deployment.name, version)

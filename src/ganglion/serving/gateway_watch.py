@@ -8,6 +8,8 @@ waits for nothing is stopped, frozen, or its loop hangs; it is killed, and its s
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import NamedTuple
 
 import psutil
@@ -23,7 +25,9 @@ _LOOKS = 4
 _BUSY = 0.05
 """Part of a core from which a gateway is held to be at something."""
 
-_IDLE = (psutil.STATUS_STOPPED, psutil.STATUS_SLEEPING, psutil.STATUS_IDLE)
+_AT_WORK = (b"R", b"D")
+"""States of a thread that is at a core or waits for one, or that waits for a disk, as the kernel writes them."""
+
 _log = get_logger(part="serving.controller")
 
 
@@ -121,4 +125,15 @@ def _sign(process: psutil.Process, beats: Mapping[int, int]) -> Sign | None:
         return None
     with process.oneshot():
         times = process.cpu_times()
-        return Sign(beat, times.user + times.system, process.status() in _IDLE)
+        return Sign(beat, times.user + times.system, _is_idle(process.pid))
+
+
+def _is_idle(pid: int) -> bool:
+    """Whether every thread of a process is stopped or asleep: any of them may hold up the event loop."""
+    states = []
+    for file in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with suppress(OSError):  # a thread that has just ended
+            states.append(file.read_bytes().rpartition(b")")[2].split()[0])
+    if not states:  # not Linux
+        return psutil.Process(pid).status() in (psutil.STATUS_STOPPED, psutil.STATUS_SLEEPING, psutil.STATUS_IDLE)
+    return not any(state in _AT_WORK for state in states)

@@ -67,9 +67,9 @@ class LoadedModel:
             ModelError: the model does not give what its signature says.
         """
         for count in (*(2**power for power in range((rows - 1).bit_length())), rows):
-            self._run(self._zeros(count), count)
+            self._run(self.zeros(count), count)
         self._most = rows
-        self._runtime.settle(self._zeros(1))
+        self._runtime.settle(self.zeros(1))
         give_back_memory()
 
     def predict(self, inputs: Tensors) -> tuple[Tensors, list[Failure]]:
@@ -120,7 +120,8 @@ class LoadedModel:
         failures += [Failure(good[failure.row], failure.invalid, failure.message) for failure in failed]
         return {name: _scatter(values, good, len(images)) for name, values in outputs.items()}, failures
 
-    def _zeros(self, rows: int) -> Tensors:
+    def zeros(self, rows: int) -> Tensors:
+        """Inputs of so many instances, free dimensions at their smallest."""
         return {
             tensor.name: np.zeros((rows, *(max(size, 1) for size in tensor.shape[1:])), tensor.dtype)
             for tensor in self.manifest.signature.inputs
@@ -164,6 +165,10 @@ class LoadedModel:
                 whole = collected.get(name)
                 if whole is None:
                     whole = collected[name] = np.zeros((rows, *values.shape[1:]), values.dtype)
+                if values.shape[1:] != whole.shape[1:]:
+                    kinds = f"{list(whole.shape[1:])} and {list(values.shape[1:])}"
+                    text = f"Output {name!r} has parts that do not go together: {kinds}."
+                    return {}, [Failure(row, False, text) for row in range(rows)]
                 whole[start : start + len(values)] = values
         return collected, failures
 

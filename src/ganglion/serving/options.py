@@ -22,6 +22,9 @@ Balancing = Literal["late-binding", "round-robin", "least-outstanding", "consist
 Metric = Literal["concurrency", "rps", "cpu", "memory"]
 """Requests in hand, requests a second, or percent of the declared cores or memory that is used."""
 
+REPLICAS = 2
+"""Where nothing else is said: one that answers while the other is replaced."""
+
 SHARE = Resources(cpu=0.25)
 """What a replica, and the gateway, asks for where nothing else is said."""
 

@@ -36,7 +36,7 @@ class ReplicaEnd(msgspec.Struct, frozen=True):
 
     Attributes:
         id: as in its route.
-        outside: whether it was killed by somebody, so that no request can be the cause.
+        outside: whether somebody killed it; no request is the cause then, unless it was the kernel for want of memory.
     """
 
     id: str

@@ -152,6 +152,10 @@ class VersionRun:
             self._next += 1
         self.wanted = wanted
 
+    def load_on(self) -> None:
+        """Count as loading, although replicas are ready, until as many are as are wanted."""
+        self.state, self.served = "LOADING", False
+
     def drop(self) -> None:
         """Forget the members that are leaving: the job is told now."""
         for member in self.members[self.wanted :]:
@@ -209,6 +213,15 @@ class VersionRun:
     def crowded(self) -> int:
         """Replicas that wait for resources."""
         return sum(member not in self._placed for member in self.members[: self.wanted])
+
+    def full(self, now: float) -> bool:
+        """Whether all are ready for whom there is room, and others have waited for it long enough."""
+        if not self.crowded:
+            self._crowded_since = None
+        elif self._crowded_since is None:
+            self._crowded_since = now
+        waited = self._crowded_since is not None and now - self._crowded_since >= ROOM_PATIENCE
+        return waited and len(self.ready) >= self.wanted - self.crowded
 
     def _with_room(self, wanted: int, now: float) -> int:
         """While resources are short, let one replica wait for them, not a crowd that keeps others from theirs."""

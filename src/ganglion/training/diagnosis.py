@@ -146,17 +146,16 @@ def _parts(measures: Measures) -> _Parts:
     work = measures.compute + measures.update
     memory = competing = 0.0
     for rank in measures.ranks:
-        part = rank.last / measures.steps
         lost = _memory_fraction(rank)
-        memory += part * lost
-        competing += part * min(_competing_fraction(rank), 1 - lost)
+        memory += rank.last_work * lost
+        competing += rank.last_work * min(_competing_fraction(rank), 1 - lost)
     late, excess = (None, 0.0) if alone else _straggler(measures.ranks)
     excess = min(excess, measures.compute)
-    useful = 1 - memory - competing
+    useful = 1 - (memory + competing) / work if work > 0 else 1.0
     return _Parts(
         loading=measures.load,
-        competing=competing * work,
-        memory=memory * work,
+        competing=competing,
+        memory=memory,
         transfer=0.0 if alone else measures.transfer,
         waiting=useful * excess,
         compute=useful * (work - excess) + (measures.transfer if alone else 0.0),

@@ -335,7 +335,12 @@ class Loop:
             return float(max(1, sum(said.records for part in parts for said in part.slices)))
 
         note = msgspec.msgpack.encode(
-            _Part(training.stopped, tuple(said), self._survey.say(), self._departure.asked.is_set())
+            _Part(
+                training.stopped,
+                tuple(said),
+                self._survey.say(left=training.steps - training.step - 1),
+                self._departure.asked.is_set(),
+            )
         )
         reduced = group.reduce(note, divisor, self._timer.ended(Stage.COMPUTE))
         self._timer.ended(Stage.REDUCE)

@@ -27,6 +27,7 @@ class RankMeasures(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         steps: how many of them were measured.
         last: in how many of them all others waited for this process.
+        last_work: seconds of computing and updating in those steps, in the mean over all steps.
         load: waiting for records and making them.
         compute: forward and backward passes.
         reduce: summing together, with waiting for the others.
@@ -38,6 +39,7 @@ class RankMeasures(msgspec.Struct, frozen=True, kw_only=True):
 
     steps: int
     last: int
+    last_work: float
     load: float
     compute: float
     reduce: float
@@ -96,6 +98,7 @@ class _Sums:
         self.usages = np.zeros((ranks, _USAGES))
         self.counts = np.zeros(ranks, dtype=np.int64)
         self.last = np.zeros(ranks, dtype=np.int64)
+        self.last_work = np.zeros(ranks)
         self.longest = np.zeros(ranks)
 
     @property
@@ -113,7 +116,10 @@ class _Sums:
         self.steps += steps
         self.counts += steps
         self.last += np.bincount(latest, minlength=self.ranks)
-        self.critical += table[latest, np.arange(steps)].sum(axis=0)
+        critical = table[latest, np.arange(steps)]
+        work = critical[:, Stage.COMPUTE] + critical[:, Stage.UPDATE]
+        self.last_work += np.bincount(latest, weights=work, minlength=self.ranks)
+        self.critical += critical.sum(axis=0)
         self.seconds += table.sum(axis=1)
         np.maximum(self.longest, table[:, :, Stage.LOAD].max(axis=1), out=self.longest)
         for rank, each in enumerate(laps):
@@ -128,6 +134,7 @@ class _Sums:
             both.critical += sums.critical
             both.counts[: sums.ranks] += sums.counts
             both.last[: sums.ranks] += sums.last
+            both.last_work[: sums.ranks] += sums.last_work
             both.seconds[: sums.ranks] += sums.seconds
             both.longest[: sums.ranks] = np.maximum(both.longest[: sums.ranks], sums.longest)
             _use(both.usages[: sums.ranks], sums.usages)
@@ -143,6 +150,7 @@ class _Sums:
                 RankMeasures(
                     steps=int(count),
                     last=int(self.last[rank]),
+                    last_work=float(self.last_work[rank]) / self.steps,
                     load=load,
                     compute=compute,
                     reduce=reduce,
@@ -233,9 +241,13 @@ class Survey:
         self.tally = Tally()
         self._asked = False
 
-    def say(self) -> Told:
-        """This process's part of the note of a step; said again where the step has to be repeated."""
-        return self.timer.laps() if self._asked else self.timer.due
+    def say(self, *, left: int) -> Told:
+        """This process's part of the note of a step; said again where the step has to be repeated.
+
+        Args:
+            left: steps of the training after this one; before the last one everything is asked for.
+        """
+        return self.timer.laps() if self._asked else self.timer.due or left == 1
 
     def hear(self, told: Sequence[Told]) -> None:
         """Everybody's part of the note of a step, by rank; once for a step."""
@@ -247,6 +259,10 @@ class Survey:
         self._asked = True in told
 
     def forget(self) -> None:
-        """Leave out what has been timed and not been told: this process has not taken the same steps as the others."""
+        """Leave out what has been timed and not been told: this process has not taken the same steps as the others.
+
+        Nor does a step that it has begun go on: what comes next may be no step at all.
+        """
+        self.timer.abandon()
         self.timer.forget()
         self._asked = False

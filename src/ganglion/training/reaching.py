@@ -8,6 +8,7 @@ back, it waits longer before it tries: a link may let small messages through and
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable, Iterable
 
@@ -29,6 +30,8 @@ LONGEST_TRY = 60.0
 """The same for one whose links fail over and over, at most; and seconds after which it is trusted again."""
 
 _TIMEOUT = 1.0
+
+_NO_ANSWER = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN)
 
 Key = tuple[str, int]
 
@@ -60,6 +63,8 @@ class Reaching:
         self._returned = float("-inf")
         self._tries_at = float("-inf")
         self._outside = False
+        self._took_part = False
+        self._mute: Key | None = None
         self.pause = FIRST_TRY
 
     def silent(self, peer: Peer, seconds: float) -> None:
@@ -84,9 +89,10 @@ class Reaching:
         """All peers of a roster have been reached; this process takes part."""
         self._silences.clear()
         self._reported.clear()
-        if self._outside:
-            self._outside = False
+        if self._outside and self._took_part:
             self._returned = self._clock()
+        self._outside = False
+        self._took_part = True
 
     def left_out(self, peers: Iterable[Peer]) -> None:
         """This process is not among those who take part, `peers`: try to reach them, if it is time to."""
@@ -102,11 +108,17 @@ class Reaching:
         self._tries_at = self._clock() + pause
 
     def _reach(self, peers: Iterable[Peer]) -> bool:
-        """Try one after the other, until one does not answer; whether all do."""
-        for peer in peers:
+        """Try one after the other, first the one that did not answer last, until one does not; whether all do.
+
+        Those who take part accept nobody until they form a roster, and their queues are short. So whoever answers is
+        not dialled over and over for the sake of another one.
+        """
+        for peer in sorted(peers, key=lambda peer: _key(peer) != self._mute):
             if not self._answers(peer.endpoint):
+                self._mute = _key(peer)
                 return False
             self._report(peer, True)
+        self._mute = None
         return True
 
 
@@ -120,8 +132,11 @@ def answering(endpoint: str) -> bool:
 
 
 def is_unreachable(error: OSError) -> bool:
-    """Whether an attempt to connect has failed because no host answered; a host that refuses is there."""
-    return not isinstance(error, ConnectionError | FileNotFoundError)
+    """Whether an attempt to connect has failed because no host answered.
+
+    A host that refuses is there, and what this process itself lacks (descriptors, a name server) says nothing of it.
+    """
+    return isinstance(error, TimeoutError) or error.errno in _NO_ANSWER
 
 
 def _key(peer: Peer) -> Key:

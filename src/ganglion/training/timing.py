@@ -147,11 +147,15 @@ class StepTimer:
         self._finished = 0
         self._usages.clear()
 
+    def abandon(self) -> None:
+        """The step that was begun and not finished, if there is one, leaves no lap."""
+        del self._marks[self._finished :]
+        self._readings.clear()
+
     def start(self) -> None:
         """A step begins."""
         if len(self._marks) > self._finished:
-            del self._marks[self._finished :]
-            self._readings.clear()
+            self.abandon()
         self._began = now = perf_counter()
         self._marks.append(now)
         if now >= self._next:

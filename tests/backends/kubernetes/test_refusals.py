@@ -45,7 +45,6 @@ WRONG: dict[str, Case] = {
     "pickled entry": (lambda: task(entry=Entry(pickled=b"x")), given(), "Put it into a module"),
     "half a GPU": (lambda: task(resources=Resources(gpu=0.5)), given(), "whole GPUs"),
     "no CPU": (lambda: task(resources=Resources(cpu=0)), given(), "at least 0.001"),
-    "infinite CPU": (lambda: task(resources=Resources(cpu=math.inf)), given(), "finite"),
     "bytes in place of mebibytes": (lambda: task(resources=Resources(memory=512)), given(), "unit missing"),
     "half a GPU for one role": (lambda: gang(Role(resources=Resources(gpu=0.25))), given(), "whole GPUs"),
     "name without a letter": (lambda: task(id="---"), given(), "at least one letter"),

@@ -143,6 +143,17 @@ def test_compressed_files_are_read_and_what_comes_before_a_truncation_too(put, c
         assert offset > 1_000
 
 
+def test_what_comes_before_a_truncation_is_read_where_it_was_buffered_as_a_whole(put) -> None:
+    """Of a short file all is, once it has been looked at."""
+    packed = gzip.compress(b"i,j\n" + b"".join(b"%d,%d\n" % (i, i * i % 977) for i in range(2_000)))
+    source = CsvSource(put("cut.csv.gz", packed[: len(packed) // 2]))
+    records, _ = read_all(source)
+    assert len(records) > 500
+    assert [row[0] for row in records.values()] == [str(i) for i in range(len(records))]
+    ((_, reason, _),) = bad_of(source)
+    assert "truncated" in reason
+
+
 def test_a_damaged_compressed_file_is_refused_with_the_place(put) -> None:
     packed = bytearray(gzip.compress(b"i\n" + b"".join(b"%d\n" % i for i in range(10_000))))
     packed[-6] ^= 1

@@ -212,8 +212,8 @@ def _check_scaling(config: KubernetesConfig) -> None:
     low, high = config.min_replicas, config.max_replicas
     if low is not None and low < 0:
         raise SpecError(f"min_replicas is {low}; at least 0 is needed (0 lets a service sleep while nobody asks).")
-    if high is not None and high < max(1, low or 0):
-        raise SpecError(f"max_replicas is {high}; it has to be at least 1 and at least min_replicas ({low or 0}).")
+    if (high and high < max(1, low or 0)) or (high or 0) < 0:
+        raise SpecError(f"max_replicas is {high}; it has to be at least min_replicas ({low or 0}), or 0 for no limit.")
     if config.concurrency < 0:
         raise SpecError(f"concurrency is {config.concurrency}; 0 means no limit.")
     if not 0 < config.port < 65536:

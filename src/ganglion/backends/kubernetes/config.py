@@ -57,7 +57,8 @@ class KubernetesConfig(Config, frozen=True):
         port: on which services answer.
         readiness_path: a page that an InferenceService's container answers once it is ready; empty asks the member.
         min_replicas: smallest number of replicas of an InferenceService; `None` for as many as the spec wants.
-        max_replicas: largest number of replicas of an InferenceService; `None` for as many as the spec wants.
+        max_replicas: largest number of replicas of an InferenceService; `None` for as many as the spec wants, 0 for
+            no limit.
         scale_metric: what an InferenceService is scaled by; empty leaves it to KServe.
         scale_target: value of the metric for each replica.
         concurrency: requests that one replica of an InferenceService takes at a time; 0 for no limit.

@@ -22,7 +22,8 @@ def inference_service(service: Service, config: KubernetesConfig) -> Manifest:
     low = service.replicas if config.min_replicas is None else config.min_replicas
     high = max(service.replicas, low, 1) if config.max_replicas is None else config.max_replicas
     template = pod([member(CONTAINER, service, service.resources, config)], service, config, restart=None)
-    predictor: Manifest = {"minReplicas": low, "maxReplicas": high, "labels": labels(service), **template["spec"]}
+    bounds = {"minReplicas": low, "maxReplicas": high} if high else {"minReplicas": low}
+    predictor: Manifest = {**bounds, "labels": labels(service), **template["spec"]}
     if config.scale_metric:
         predictor["scaleMetric"] = config.scale_metric
         predictor["scaleTarget"] = config.scale_target

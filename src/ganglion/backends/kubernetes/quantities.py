@@ -28,8 +28,8 @@ def requirements(resources: Resources, who: str) -> dict[str, Any]:
     Raises:
         SpecError: a pod cannot have them.
     """
-    if not (math.isfinite(resources.cpu) and resources.cpu >= 0.001):
-        raise SpecError(f"{who}: {resources.cpu:g} CPUs; a pod needs at least 0.001 (and a finite number).")
+    if resources.cpu < 0.001:
+        raise SpecError(f"{who}: {resources.cpu:g} CPUs; a pod needs at least 0.001.")
     if resources.memory and resources.memory < SMALLEST_MEMORY:
         raise SpecError(
             f"{who}: {resources.memory} bytes of memory; a Python process needs more than 16 MiB. Is a unit missing, "

@@ -100,6 +100,32 @@ def read_whole(file: io.BufferedReader, size: int) -> tuple[bytes, str]:
     return b"".join(found), ""
 
 
+def read_into(file: io.BufferedReader, space: memoryview) -> tuple[int, str]:
+    """Fill memory with the next bytes of a file that may be compressed and cut off.
+
+    Returns:
+        How many bytes were read, fewer than there is room for only at the end, and what is wrong there; empty where
+        nothing is.
+
+    Raises:
+        DataError: the file is damaged.
+        OutageError: it is away.
+    """
+    # `readinto` would lose what comes before a truncation; and `readinto1` what was buffered, if it were asked for more
+    # than the buffer holds.
+    most = _BUFFER if is_compressed(file) else len(space)
+    read = 0
+    while read < len(space):
+        try:
+            more = file.readinto1(space[read : read + most])
+        except TruncatedError as error:
+            return read, str(error)
+        if not more:
+            break
+        read += more
+    return read, ""
+
+
 class _Decompressed(io.RawIOBase):
     def __init__(self, raw: io.BufferedReader, name: str, kind: str) -> None:
         super().__init__()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ganglion.data.files.compression import TruncatedError
+from ganglion.data.files.compression import read_into
 
 BLOCK = 4 * 2**20
 """Bytes of a block, at most, and so of a record."""
@@ -66,7 +66,7 @@ def blocks(file: io.BufferedReader, start: int, stop: int | None, quote: bytes =
         wanted = BLOCK - held
         if stop is not None:
             wanted = min(wanted, stop - offset - held)
-        read, flaw = _read_into(file, memoryview(space)[held : held + wanted])
+        read, flaw = read_into(file, memoryview(space)[held : held + wanted])
         held += read
         ended = read < wanted or (stop is not None and offset + held >= stop)
         data = space[:held] if ended and not flaw else _whole_records(space, held, quote)
@@ -156,20 +156,6 @@ def joined(data: bytes, spans: Spans, records: npt.NDArray[np.int64]) -> bytes:
     firsts = spans[records[np.concatenate([[0], breaks + 1])], 0]
     lasts = spans[records[np.concatenate([breaks, [-1]])], 1]
     return b"".join([data[start:stop] for start, stop in zip(firsts.tolist(), lasts.tolist(), strict=True)])
-
-
-def _read_into(file: io.BufferedReader, space: memoryview) -> tuple[int, str]:
-    """Fill `space` as far as the file goes: how many bytes were read, and what is wrong where they end."""
-    read = 0
-    while read < len(space):
-        try:
-            more = file.readinto1(space[read:])  # `readinto` would lose what comes before a truncation
-        except TruncatedError as error:
-            return read, str(error)
-        if not more:
-            break
-        read += more
-    return read, ""
 
 
 def _whole_records(space: mmap.mmap, held: int, quote: bytes) -> bytes:

@@ -66,7 +66,7 @@ class Gateway:
         exchange: MakeExchange = access_log.exchange if access_log is not None else Exchange
         self.http = HttpServer(self.handle, limits or HttpLimits(), exchange)
         self._loop = asyncio.get_running_loop()
-        self._lag = LoopLag(self._loop.time)
+        self._lag = LoopLag(self._loop.call_soon)
         self._metrics = Metrics()
         self.catalog = Catalog(self._loop, self._metrics, settled, self._on_wake)
         self._loads = loads or (lambda _loads: None)

@@ -38,7 +38,7 @@ class LatencyModel:
 
     Attributes:
         deviation: mean absolute difference from what was expected, seconds.
-        fastest: seconds of the fastest batch, of whatever size.
+        fastest: seconds and instances of the fastest batch.
     """
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class LatencyModel:
         self._fixed = 0.0
         self._each = 0.0
         self.deviation = 0.0
-        self.fastest = float("inf")
+        self.fastest = float("inf"), 0
         self._tail = 0.0
 
     @property
@@ -78,7 +78,7 @@ class LatencyModel:
 
     def observe(self, rows: int, seconds: float) -> None:
         """A batch of `rows` instances took `seconds`."""
-        self.fastest = min(self.fastest, seconds)
+        self.fastest = min(self.fastest, (seconds, rows))
         if self.observed:
             expected = self.predict(rows)
             seconds = min(seconds, _SURPRISE * max(expected, 1e-6))

@@ -39,7 +39,8 @@ class LinkChoice:
         certain of it.
         """
         own = link.latency
-        suspected = own.tried and own.fastest > SLOWER * self._common.predict(1) > 0.0
+        seconds, rows = own.fastest
+        suspected = own.tried and seconds > SLOWER * self._common.predict(rows) > 0.0
         return own if own.known or suspected else self._common
 
     def observe(self, link: ReplicaLink, rows: int, seconds: float) -> None:

@@ -21,15 +21,19 @@ _log = get_logger(part="serving.gateway")
 
 
 class LoopLag:
-    """Looks at most once in each turn of the loop; belongs to the loop's thread.
+    """Looks once in each turn of the loop; belongs to the loop's thread.
+
+    A turn begins, as far as it is known here, with the first request of it that is looked at: `loop.time` of uvloop
+    does not tell, it is brought up to date whenever it is asked.
 
     Args:
-        turn: monotonic seconds at which the turn of the loop began; `loop.time` of uvloop says just that.
+        soon: calls a function when all that can be read now has been read; `loop.call_soon`.
         waited: seconds for which the thread has waited for a core so far; by default what the kernel says.
     """
 
-    def __init__(self, turn: Callable[[], float], waited: Callable[[], float] | None = None) -> None:
-        self._turn = turn
+    def __init__(self, soon: Callable[[Callable[[], None]], object], waited: Callable[[], float] | None = None) -> None:
+        self._soon = soon
+        self._turn: float | None = None
         self._descriptor = _open() if waited is None else -1
         self._waited = waited or self._ask
         self._seen = 0.0
@@ -42,12 +46,16 @@ class LoopLag:
         Args:
             now: monotonic seconds.
         """
-        turn = self._turn()
-        if turn != self._seen:
+        if self._turn is None:
             waited = self._waited()
-            self._lag = waited - self._before if turn - self._seen < _FRESH else 0.0
-            self._before, self._seen = waited, turn
-        return self._lag + max(0.0, now - turn)
+            lag = waited - self._before
+            self._lag = lag if now - self._seen - lag < _FRESH else 0.0
+            self._before, self._seen, self._turn = waited, now, now
+            self._soon(self._end_turn)
+        return self._lag + now - self._turn
+
+    def _end_turn(self) -> None:
+        self._turn = None
 
     def close(self) -> None:
         """Ask no more; nobody is held to have waited from now on."""

@@ -65,7 +65,7 @@ async def _serve(
     siblings: Siblings | None,
 ) -> None:
     loop = asyncio.get_running_loop()
-    _beat(loop, tally)
+    beating = loop.create_task(_beat(tally))
     gateway = Gateway(
         limits,
         settled=lambda generation: member.report({SETTLED: generation}),
@@ -90,13 +90,17 @@ async def _serve(
     while gateway.http.connections:
         await asyncio.sleep(TICK)
     await gateway.close()
-    tally.beat(0, 0)  # it is not to be missed
+    beating.cancel()
 
 
-def _beat(loop: asyncio.AbstractEventLoop, tally: Tally) -> None:
-    """Say again and again that the loop turns."""
-    tally.beat(os.getpid(), time.monotonic_ns())
-    loop.call_later(TICK, _beat, loop, tally)
+async def _beat(tally: Tally) -> None:
+    """Say again and again that the loop turns; once it is cancelled, nobody misses it."""
+    try:
+        while True:
+            tally.beat(os.getpid(), time.monotonic_ns())
+            await asyncio.sleep(TICK)
+    finally:
+        tally.beat(0, 0)
 
 
 def _follow(

@@ -122,7 +122,7 @@ class Pool:
     @property
     def settled(self) -> bool:
         """Whether nothing is left to do for replicas, or for the whole pool, that the routes no longer name."""
-        return not self._leaving and not (self.retired and (self.queue or self._links))
+        return not self._leaving and not (self.retired and (self.queue or self._links or self._second_tries.holding))
 
     def update(self, model: ModelRoute, version: VersionRoute) -> None:
         """Take over new limits and the replicas that are ready now."""
@@ -215,6 +215,8 @@ class Pool:
     def expire(self, now: float) -> None:
         """Answer requests whose deadline has passed, waiting or at a replica; give up replicas that have stopped."""
         self._overtake(now)
+        if self._second_tries.holding:
+            self._try_again(self._second_tries.look(self.model, now))
         late = self.queue.expire(now)
         self.queue.put_back([part for part in late if part.prediction.deadline > now])
         for part in late:

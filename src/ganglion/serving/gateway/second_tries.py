@@ -63,7 +63,7 @@ class SecondTries:
         """
         for part in parts:
             part.blame(replica, alone=len(parts) == 1)
-        return [part for part in parts if self._again(part, model, now, now + VERDICT_PATIENCE)]
+        return [part for part in parts if self._again(part, model, now, min(now + VERDICT_PATIENCE, part.deadline))]
 
     def hear(self, ends: Sequence[ReplicaEnd], model: ModelRoute, now: float) -> list[Part]:
         """Take note of how replicas ended; returns what was held and is tried again."""
@@ -81,17 +81,25 @@ class SecondTries:
             return False
         blamed = [replica for replica in part.lone_deaths if not self._outside.get(replica, False)]
         if len(blamed) >= MOST_DEATHS_ALONE:
-            if now < until and any(replica not in self._outside for replica in blamed):
-                self._held.append((part, until))
-                return False
+            if any(replica not in self._outside for replica in blamed):
+                if now < until:
+                    self._held.append((part, until))
+                    return False
+                if part.deadline <= now:
+                    text = (
+                        f"The replica ended, and the {part.prediction.allowed:.3g} s that the request allows are over."
+                    )
+                    part.prediction.fail(RequestError(504, text))
+                    return False
             text = f"This request ended {part.deaths} replicas and is not tried again."
-            part.prediction.fail(RequestError(500, text))
-            if model.quarantine:
-                self._keep(part, model, text)
+            self._condemn(part, model, text)
             return False
         if part.deaths >= MOST_DEATHS:
             text = f"{part.deaths} replicas ended while they held this request; it is given up."
-            part.prediction.fail(RequestError(500, text))
+            if len(part.lone_deaths) == part.deaths:
+                self._condemn(part, model, text)  # killed from outside, but perhaps by the kernel, for their memory
+            else:
+                part.prediction.fail(RequestError(500, text))
             return False
         if self._budget.withdraw(now):
             return True
@@ -99,7 +107,10 @@ class SecondTries:
         part.prediction.fail(RequestError(503, text, retry_after=_RETRY_AFTER))
         return False
 
-    def _keep(self, part: Part, model: ModelRoute, reason: str) -> None:
+    def _condemn(self, part: Part, model: ModelRoute, reason: str) -> None:
+        part.prediction.fail(RequestError(500, reason))
+        if not model.quarantine:
+            return
         quarantine = Quarantine(Path(model.quarantine))
         self._loop.run_in_executor(
             None, lambda: quarantine.keep(part.payload, model=model.name, version=self._version, reason=reason)

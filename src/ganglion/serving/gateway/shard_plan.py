@@ -14,6 +14,15 @@ from ganglion.serving.sharding import HASH, Sharding
 SHORT = 0.005
 """Seconds for which a replica may be at what is sent together, since others wait for it meanwhile."""
 
+_BYTES = 2**18
+"""Bytes of instances that are sent together at most where they are more than a batch."""
+
+_FEWEST = 8
+"""Pieces of a part at least, so that one replica that is lost or slow does not hold up much."""
+
+_BATCHES = 16
+"""Batches that are sent together at most."""
+
 
 class ShardPlan(NamedTuple):
     """A request, cut.
@@ -25,16 +34,6 @@ class ShardPlan(NamedTuple):
 
     cuts: list[Cut]
     sizes: list[int]
-
-
-_BYTES = 2**18
-"""Bytes of instances that are sent together at most where they are more than a batch."""
-
-_FEWEST = 8
-"""Pieces of a part at least, so that one replica that is lost or slow does not hold up much."""
-
-_BATCHES = 16
-"""Batches that are sent together at most."""
 
 
 def together(payload: Payload, sharding: Sharding, max_batch: int, seconds: Callable[[int], float]) -> int:
