@@ -23,16 +23,20 @@ def model(**arguments: Any) -> torch.nn.Module:
 
 
 class Images:
-    """Random images with random labels, shuffled by (seed, epoch): as much work as real ones."""
+    """Random images with random labels, shuffled by (seed, epoch): as much work as real ones.
+
+    There are no more different ones than `IMAGES`, so that a source is as soon open as a prepared dataset.
+    """
 
     def __init__(self, *, count: int = IMAGES, global_batch: int = 128) -> None:
         random = np.random.default_rng(0)
         self.count = count
         self.global_batch = global_batch
         self.steps_per_epoch = -(-count // global_batch)
+        different = min(count, IMAGES)
         self.columns = {
-            "image": random.integers(0, 256, (count, 28, 28)).astype(np.uint8),
-            "label": random.integers(0, 10, count).astype(np.uint8),
+            "image": random.integers(0, 256, (different, 28, 28), dtype=np.uint8),
+            "label": random.integers(0, 10, different, dtype=np.uint8),
         }
 
     def batches(self, epoch: int, *, first: int, last: int, of: int, start: int = 0) -> Iterator[dict[str, Any]]:
@@ -41,7 +45,7 @@ class Images:
         for step in range(start, self.steps_per_epoch):
             batch = order[step * self.global_batch : (step + 1) * self.global_batch]
             picked = batch[first * len(batch) // of : last * len(batch) // of]
-            yield {name: column[picked] for name, column in self.columns.items()}
+            yield {name: column[picked % len(column)] for name, column in self.columns.items()}
 
 
 class Watch(Callback):
