@@ -111,7 +111,7 @@ def document(results: Sequence[Result], context: dict[str, Any]) -> dict[str, An
     """Everything that was found, as plain data."""
     rows = []
     for result in results:
-        best = _best(results, result.model)
+        best, pair = _best(results, result.model), _pair(results, result.model)
         row: dict[str, Any] = {"server": result.server.name, "model": result.model, "problem": result.problem}
         if result.loads and not result.problem:
             row |= {
@@ -121,6 +121,7 @@ def document(results: Sequence[Result], context: dict[str, Any]) -> dict[str, An
                 "memory": result.memory,
                 "target": result.server.target,
                 "worst_ratio": {count: worst(best, result, count) for count in CONNECTIONS},
+                "worst_ratio_pair": {count: worst(pair, result, count) for count in CONNECTIONS},
                 "worst_p50_ratio": slowest(best, result),
                 "worst_p50_ratio_fused": slowest(_fused(results, result.model), result),
             }
@@ -138,6 +139,11 @@ def _fused(results: Sequence[Result], model: str) -> Result:
     return next(result for result in results if result.model == model and result.server == OURS[1])
 
 
+def _pair(results: Sequence[Result], model: str) -> Result:
+    """Ours with as many gateways as cores, which hold the model."""
+    return next(result for result in results if result.model == model and result.server == OURS[2])
+
+
 def show(results: Sequence[Result], context: dict[str, Any]) -> None:
     """Tables for a person."""
     console = Console(width=max(Console().width, 170))
@@ -148,19 +154,22 @@ def show(results: Sequence[Result], context: dict[str, Any]) -> None:
             table.add_column(f"{count} conn.", justify="right")
         for heading in ("p50 at 1", "p99 at 32", "failed", "wrk's cores", "first answer", "idle", "memory"):
             table.add_column(heading, justify="right")
-        table.add_column("ours / it, worst at 8, 32")
+        table.add_column("ours / it, worst at 8, 32: by default; 2 gateways, fused")
         for result in results:
             if result.model == model:
-                table.add_row(*_cells(result, _best(results, model), _fused(results, model)))
+                ours = _best(results, model), _fused(results, model), _pair(results, model)
+                table.add_row(*_cells(result, *ours))
         console.print(table)
 
 
-def _cells(result: Result, ours: Result, fused: Result) -> list[str]:
+def _cells(result: Result, ours: Result, fused: Result, pair: Result) -> list[str]:
     if result.problem or not result.loads:
         return [result.server.name, *[""] * 9, f"not measured: {result.problem}"]
     loads = [load for several in result.loads.values() for load in several]
     generators = [f"{statistics.median(load.generator for load in result.loads[count]):.2f}" for count in CONNECTIONS]
-    ratios = ", ".join(f"{worst(ours, result, count):.2f}x" for count in CONNECTIONS[1:])
+    ratios = "; ".join(
+        ", ".join(f"{worst(one, result, count):.2f}x" for count in CONNECTIONS[1:]) for one in (ours, pair)
+    )
     if result.server.target is not None:
         ratios += f" (target {result.server.target:g}x)"
     if result.server == FLOORS[0]:
@@ -195,7 +204,7 @@ def main(arguments: list[str] | None = None) -> None:
         servers = [
             server
             for server in servers
-            if server in OURS[:2] or any(server.name.startswith(name) for name in options.server)
+            if server in OURS[:3] or any(server.name.startswith(name) for name in options.server)
         ]
     with ended_in_order(), tempfile.TemporaryDirectory(prefix="ganglion-models-") as folder:
         models = [model for name, model in make_models(Path(folder)).items() if options.model in (None, name)]

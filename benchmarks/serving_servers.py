@@ -69,6 +69,7 @@ class Server:
 OURS = (
     Server(name="Ganglion, 1 replica", program="ganglion_server", workers=1, environment=None),
     Server(name="Ganglion, 1 replica, fused", program="ganglion_fused", workers=1, environment=None),
+    Server(name="Ganglion, 1 replica, 2 gateways, fused", program="ganglion_pair", workers=1, environment=None),
     Server(name="Ganglion, 2 replicas", program="ganglion_server", workers=2, environment=None),
 )
 

@@ -7,4 +7,4 @@ import sys
 from benchmarks.serving_peers.ganglion_server import main
 
 if __name__ == "__main__":
-    main(*sys.argv[1:], fused=True)
+    main(*sys.argv[1:], "--fused")

@@ -9,13 +9,13 @@ import tempfile
 from pathlib import Path
 
 
-def main(port: str, file: str, _dtype: str, workers: str, *, fused: bool = False) -> None:
+def main(port: str, file: str, _dtype: str, workers: str, *options: str) -> None:
     """Put the package where a project has its published models, and become the command."""
     folder = Path(tempfile.mkdtemp(prefix="ganglion-bench-"))  # its starter clears the folder of temporary files
     shutil.copytree(Path(file).parent, folder / "models" / "m" / "1")
     line = ["-m", "ganglion.cli.main", "serve", "m", "--port", port, "--replicas", workers]
     environment = {**os.environ, "GANGLION_HOME": str(folder)}
-    os.execve(sys.executable, [sys.executable, *line, *(("--fused",) if fused else ())], environment)
+    os.execve(sys.executable, [sys.executable, *line, *options], environment)
 
 
 if __name__ == "__main__":

@@ -95,18 +95,33 @@ def test_what_is_in_hand_together_goes_to_the_replica_and_so_does_what_follows(
     replica = replicas()
     gateway.serve(replica, package=package)
     client.calm(replica)
-    large = client.ask(*(float(number) for number in range(9)))
+    large = client.ask(*(float(number) for number in range(17)))
     batch, x = replica.next()
     pair = [client.ask(20.0), client.ask(30.0)]
     while 'ganglion_queue_instances{model="m",version="1"} 2' not in client.metrics():
         time.sleep(0.001)
     replica.answer(batch, x[:, 0])
-    assert large.result(PATIENCE) == [float(number) for number in range(9)]
+    assert large.result(PATIENCE) == [float(number) for number in range(17)]
     assert sorted(replica.echo()) == [20.0, 30.0]
     assert sorted(asked.result(PATIENCE)[0] for asked in pair) == [20.0, 30.0]
     after = client.ask(40.0)
     assert replica.echo() == [40.0]
     assert after.result(PATIENCE) == [40.0]
+
+
+def test_as_many_gateways_as_cores_leave_nothing_short_to_replicas(
+    gateway: GatewayThread, client: Client, replicas: Make, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ganglion.serving.gateway.fused_link.CORES", 2)
+    replica = replicas()
+    gateway.serve(replica, package=package, gateways=2)
+    client.calm(replica)
+    asked = {number: client.ask(float(number), float(number)) for number in range(200)}
+    assert all(asked[number].result(PATIENCE) == [number + 100.0] * 2 for number in asked)
+    assert replica.idle
+    large = client.ask(*(float(number) for number in range(17)))
+    assert replica.echo() == [float(number) for number in range(17)]
+    assert large.result(PATIENCE) == [float(number) for number in range(17)]
 
 
 def test_requests_that_wait_for_their_turn_are_let_in_one_after_the_other(
@@ -121,14 +136,14 @@ def test_requests_that_wait_for_their_turn_are_let_in_one_after_the_other(
     body = b'{"instances":[[1.0,100.0]]}'
     request = b"POST /v1/models/m:predict HTTP/1.1\r\nhost: h\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
     connections = [socket.create_connection(("127.0.0.1", gateway.port), PATIENCE) for _ in range(10)]
-    large = client.ask(*(float(number) for number in range(9)))
+    large = client.ask(*(float(number) for number in range(17)))
     batch, x = replica.next()
     for connection in connections:
         connection.sendall(60 * request)
     while "ganglion_callers_waiting 600" not in client.metrics():
         time.sleep(0.001)
     replica.answer(batch, x[:, 0])
-    assert large.result(PATIENCE) == [float(number) for number in range(9)]
+    assert large.result(PATIENCE) == [float(number) for number in range(17)]
     for connection in connections:
         answers = b""
         while answers.count(b"HTTP/1.1") < 60 or not answers.endswith(b"}"):

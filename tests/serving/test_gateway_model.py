@@ -49,14 +49,14 @@ def summing(tmp_path: Path) -> Callable[[Use], Any]:
 
 
 def test_a_short_request_is_predicted(summing: Callable[[Use], Any]) -> None:
-    outputs = summing(lambda model: model.predict(part(numbers(3))))
+    outputs = summing(lambda model: model.predict([part(numbers(3))]))
     assert outputs["y"].tolist() == [1.0, 5.0, 9.0]
 
 
 @pytest.mark.parametrize(
     "given",
     [
-        pytest.param(lambda: part(numbers(9)), id="many instances"),
+        pytest.param(lambda: part(numbers(17)), id="many instances"),
         pytest.param(lambda: part(Payload(images=[b"of any size"])), id="an image"),
         pytest.param(lambda: part(numbers(1), shard=0), id="one of a shard"),
         pytest.param(lambda: part(CallPayload(Call("split", "m:f"), {"x": np.zeros((1, 2), np.float32)})), id="a call"),
@@ -64,26 +64,32 @@ def test_a_short_request_is_predicted(summing: Callable[[Use], Any]) -> None:
     ],
 )
 def test_what_may_take_long_or_do_anything_is_left(summing: Callable[[Use], Any], given: Callable[[], Part]) -> None:
-    assert summing(lambda model: model.predict(given())) is None
+    assert summing(lambda model: model.predict([given()])) is None
+
+
+def test_requests_that_came_together_are_predicted_together(summing: Callable[[Use], Any]) -> None:
+    outputs = summing(lambda model: model.predict([part(numbers(3)), part(numbers(1)), part(numbers(2))]))
+    assert outputs["y"].tolist() == [1.0, 5.0, 9.0, 1.0, 1.0, 5.0]
+    assert summing(lambda model: model.predict([part(numbers(9)), part(numbers(8))])) is None, "more than at once"
 
 
 def test_what_a_replica_died_of_is_left(summing: Callable[[Use], Any]) -> None:
     suspect = part(numbers(1))
     suspect.blame("replica-1", alone=False)
-    assert summing(lambda model: model.predict(suspect)) is None
+    assert summing(lambda model: model.predict([suspect])) is None
 
 
 def test_a_model_that_takes_long_is_left(tmp_path: Path) -> None:
     write_slow(tmp_path / "slow", rounds=4)
     payload = Payload(tensors={"x": np.zeros((1, 1), np.float32)})
-    assert use(tmp_path / "slow", lambda model: model.predict(part(payload))) is None
+    assert use(tmp_path / "slow", lambda model: model.predict([part(payload)])) is None
 
 
 def test_a_request_on_which_the_model_fails_is_left_and_the_next_one_is_not(tmp_path: Path) -> None:
     write_lookup(tmp_path / "lookup")
 
     def ask(model: GatewayModel) -> list[Any]:
-        return [model.predict(part(Payload(tensors={"index": np.array([index])}))) for index in (7, 2)]
+        return [model.predict([part(Payload(tensors={"index": np.array([index])}))]) for index in (7, 2)]
 
     failed, answered = use(tmp_path / "lookup", ask)
     assert failed is None
@@ -93,7 +99,7 @@ def test_a_request_on_which_the_model_fails_is_left_and_the_next_one_is_not(tmp_
 def test_a_package_that_cannot_be_loaded_is_left(tmp_path: Path) -> None:
     write_sum(tmp_path / "sum")
     (tmp_path / "sum" / "model.onnx").write_bytes(b"damaged")
-    assert use(tmp_path / "sum", lambda model: model.predict(part(numbers(1)))) is None
+    assert use(tmp_path / "sum", lambda model: model.predict([part(numbers(1))])) is None
 
 
 def test_the_model_is_kept_for_its_last_user(tmp_path: Path) -> None:
@@ -105,7 +111,7 @@ def test_the_model_is_kept_for_its_last_user(tmp_path: Path) -> None:
         answered = []
         for user in ("a test", "a test", "another"):
             model.detach(user)
-            answered.append(model.predict(asked) is not None)
+            answered.append(model.predict([asked]) is not None)
         return [*answered, model.closed]
 
     assert use(tmp_path / "classifier", leave) == [True, True, False, True]
@@ -119,6 +125,6 @@ def test_a_model_whose_users_left_while_it_was_loaded_is_not_kept(tmp_path: Path
         model.attach("a test")
         model.detach("a test")
         await model.loading
-        return model.closed and model.predict(part(numbers(1))) is None
+        return model.closed and model.predict([part(numbers(1))]) is None
 
     assert uvloop.run(run())

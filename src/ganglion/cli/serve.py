@@ -91,7 +91,10 @@ def serve(
         ),
     ] = None,
     fused: Annotated[
-        bool, typer.Option("--fused", help="Let the gateway answer short requests itself while it has one at a time.")
+        bool,
+        typer.Option(
+            "--fused", help="Let gateways answer short requests: lone ones, or all where each core has a gateway."
+        ),
     ] = False,
     all_versions: Annotated[bool, typer.Option("--all-versions", help="Serve every version, asked by number.")] = False,
     canary: Annotated[

@@ -18,8 +18,8 @@ import psutil
 
 from ganglion.artifacts.store import Artifact, FolderStore
 from ganglion.core import config
+from ganglion.core.resources import cores
 from ganglion.data import open_dataset
-from ganglion.data.loading.ahead import cores
 from ganglion.execution.entry import Entry
 from ganglion.training import BatchSource, Factory, TrainingPlan
 from ganglion.training.source import Columns

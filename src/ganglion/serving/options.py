@@ -58,8 +58,9 @@ class ServingOptions(Config, frozen=True, kw_only=True):
         balancing: which replica takes a request: `late-binding`, the first that is free, or another policy, by which it
             is chosen when the request comes.
         import_path: folders from which replicas import the user's functions.
-        fused: the gateway holds the model as well and answers short requests itself while it has one at a time. That
-            saves the way to a replica and back; in return a request that ends the model's process ends the gateway's.
+        fused: gateways hold the model as well and answer short requests themselves: one while it is the only one, and
+            all where there is a gateway for each core. That saves the way to a replica and back; in return a request
+            that ends the model's process ends the gateway's.
             Other requests go to the replicas. A change takes effect with the next version.
         canary: how newer versions that are picked up by themselves are tried; `None` lets them take over at once.
 

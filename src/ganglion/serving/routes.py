@@ -98,6 +98,7 @@ class ModelRoute(msgspec.Struct, frozen=True, kw_only=True):
         canary: a version that is tried beside the default one, if there is one.
         balancing: which replica takes a request: `late-binding`, the first that is free, or by a policy when it comes.
         quarantine: folder in which requests are kept that ended two replicas; empty keeps none.
+        gateways: how many share its requests.
     """
 
     name: str
@@ -113,13 +114,14 @@ class ModelRoute(msgspec.Struct, frozen=True, kw_only=True):
     canary: CanaryRoute | None = None
     balancing: Balancing = "late-binding"
     quarantine: str = ""
+    gateways: int = 1
 
     def shared(self, gateways: int) -> ModelRoute:
         """What each of several gateways is told: what replicas hold at once is divided among them."""
         limit = self.container_concurrency
-        if gateways == 1 or not limit:
-            return self
-        return msgspec.structs.replace(self, container_concurrency=max(1, limit // gateways))
+        return msgspec.structs.replace(
+            self, gateways=gateways, container_concurrency=max(1, limit // gateways) if limit else 0
+        )
 
     def keeping(self, quarantine: Path) -> ModelRoute:
         """The same, with a folder for requests that end replicas."""

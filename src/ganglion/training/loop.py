@@ -20,6 +20,7 @@ import torch
 
 from ganglion.core import faults
 from ganglion.core.errors import DataError, ExecutionError
+from ganglion.core.resources import cores
 from ganglion.execution.member import Member
 from ganglion.training.callbacks import Callback, Training
 from ganglion.training.checkpoints.keeper import Keeper
@@ -44,7 +45,7 @@ from ganglion.training.source import BatchSource, Columns, part_of
 from ganglion.training.state import digest
 from ganglion.training.statistics import RunningStatistics
 from ganglion.training.tensors import Columnizer
-from ganglion.training.timing import Stage, cores
+from ganglion.training.timing import Stage
 from ganglion.training.tree import depth, leaves
 
 

@@ -249,11 +249,6 @@ class _Machine:
         return int(text) / self._limit if text.strip().isdigit() else 0.0
 
 
-def cores() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-
-
 def _limit(group: Path | None) -> tuple[float, int]:
     """The memory limit of this process in bytes, 0 for none, and the file that says how much of it is in use."""
     if group is not None and (group / "memory.max").is_file():

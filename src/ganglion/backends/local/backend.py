@@ -25,7 +25,7 @@ from ganglion.backends.processes.wire import Ended, Notice, Started, StartMember
 from ganglion.core.config import Config
 from ganglion.core.errors import SpecError
 from ganglion.core.events import JobAdmitted, MemberStarted
-from ganglion.core.resources import Resources
+from ganglion.core.resources import Resources, cores
 from ganglion.execution.backend import Capacity, Handle, Launch, Sink
 from ganglion.execution.exits import Evidence, MemberEnded
 from ganglion.execution.spec import AnySpec, MemberPlan, Numerics, OnControlLoss
@@ -85,7 +85,7 @@ class LocalBackend:
         self._cgroup = config.cgroup
         self._ledger = Ledger(
             Resources(
-                cpu=_usable_cores() if config.cpu is None else config.cpu,
+                cpu=float(cores()) if config.cpu is None else config.cpu,
                 memory=psutil.virtual_memory().total if config.memory is None else config.memory,
                 gpu=config.gpu,
             )
@@ -231,10 +231,6 @@ class LocalBackend:
                 note = "it ended while nobody watched it"
                 self._receive(Ended(key=key, at=time.time(), evidence=Evidence(note=note)))
                 return
-
-
-def _usable_cores() -> float:
-    return float(len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1)
 
 
 def _run(grants: list[Grant]) -> None:

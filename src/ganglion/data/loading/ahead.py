@@ -8,12 +8,12 @@ workers, and a consumer who is slow finds everything ready.
 
 from __future__ import annotations
 
-import os
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
+
+from ganglion.core.resources import cores
 
 Work = TypeVar("Work")
 Result = TypeVar("Result")
@@ -41,11 +41,6 @@ def threads_wanted(threads: int, most: int, late: int, asked: int) -> int:
     if 4 * late > asked:
         return min(most, threads + 1)
     return max(1, threads - 1) if late == 0 else threads
-
-
-def cores() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 class _Job(Generic[Work, Result]):

@@ -18,8 +18,8 @@ from contextlib import suppress
 import cloudpickle
 
 from ganglion.core.errors import ExecutionError
+from ganglion.core.resources import cores
 from ganglion.data.dataset.prepared import PreparedDataset
-from ganglion.data.loading.ahead import cores
 from ganglion.data.loading.batch_maker import Made, Work
 from ganglion.data.loading.data_worker import Orders, Reply
 from ganglion.data.loading.object_channel import ObjectChannel

@@ -1,7 +1,8 @@
 """The link to a replica whose shortest work the gateway does itself, without the way there and back.
 
 One request at a time over one connection is mostly that way. As soon as several are in hand, all go to the replicas, so
-that they compute while the gateway reads and writes.
+that they compute while the gateway reads and writes; unless there are as many gateways as cores. Then a replica would
+only take the core from one of them.
 """
 
 from __future__ import annotations
@@ -11,10 +12,14 @@ from pathlib import Path
 from time import monotonic
 from typing import Protocol
 
+from ganglion.core.resources import cores
 from ganglion.serving.gateway.gateway_model import GatewayModel
 from ganglion.serving.gateway.prediction import Part
-from ganglion.serving.gateway.replica_link import LinkOwner, ReplicaLink
-from ganglion.serving.routes import ReplicaRoute
+from ganglion.serving.gateway.replica_link import LinkOwner, ReplicaLink, hand_out
+from ganglion.serving.routes import ModelRoute, ReplicaRoute
+
+CORES = cores()
+"""That this process may use."""
 
 _CALM = 4
 """Batches in a row that were alone before the next one is answered here: under load a lone one is chance."""
@@ -28,13 +33,18 @@ class FusedOwner(LinkOwner, Protocol):
         """Whether nothing waits and no replica holds anything, beside the batch that is being sent."""
         ...
 
+    @property
+    def model(self) -> ModelRoute:
+        """The model."""
+        ...
+
     def answered_here(self, rows: int, seconds: float) -> None:
         """The gateway itself answered a batch of so many instances within `seconds`."""
         ...
 
 
 class FusedLink(ReplicaLink):
-    """A link that may answer a batch before `send` returns; it is then free again.
+    """A link that may have answered a batch when `send` returns.
 
     Args:
         loop: the gateway's event loop.
@@ -52,21 +62,18 @@ class FusedLink(ReplicaLink):
         self._calm = 0
         model.attach(self)
 
-    def send(self, parts: list[Part]) -> None:
-        """Answer a lone short request here; give the replica everything else."""
+    def send(self, parts: list[Part]) -> bool:
+        """Answer what is short here, if it is lone or no core is left for others; give the replica everything else."""
         owner = self._fused_owner
         self._calm = self._calm + 1 if len(parts) == 1 and owner.lone else 0
-        if self._calm < _CALM:
-            super().send(parts)
-            return
-        part, began = parts[0], monotonic()
-        outputs = self._model.predict(part)
+        began = monotonic()
+        here = self._calm >= _CALM or owner.model.gateways >= CORES
+        outputs = self._model.predict(parts) if here else None
         if outputs is None:
-            super().send(parts)
-            return
-        owner.answered_here(part.payload.rows, monotonic() - began)
-        owner.link_free(self)  # as after every batch: before the answer is written
-        part.prediction.complete(part, outputs)
+            return super().send(parts)
+        owner.answered_here(sum(part.payload.rows for part in parts), monotonic() - began)
+        hand_out(parts, outputs)
+        return True
 
     def retire(self) -> None:
         """As for every link; nothing is answered here any more."""

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
 
 from ganglion.core.log import get_logger
 from ganglion.serving.gateway.latency_model import LatencyModel
@@ -13,11 +16,11 @@ from ganglion.serving.model import LoadedModel
 from ganglion.serving.payload import Payload
 from ganglion.serving.runtime import Tensors
 
-SHORT = 0.001
+SHORT = 0.002
 """Seconds of the event loop that a prediction may take here: everything else waits for as long."""
 
-_MOST_ROWS = 8
-"""Instances of the largest request that is looked at; the model is timed with so many."""
+_MOST_ROWS = 16
+"""Instances that are predicted here at once, at most; the model is timed with so many."""
 
 _TIMINGS = 5
 """Times that the model is timed before it is used; the fastest counts, since any one may have been disturbed."""
@@ -59,32 +62,25 @@ class GatewayModel:
             self.closed = True
             self._drop()
 
-    def predict(self, part: Part) -> Tensors | None:
+    def predict(self, parts: Sequence[Part]) -> Tensors | None:
         """Predict now, or leave it to a replica.
 
         Args:
-            part: what would otherwise be a batch.
+            parts: what would otherwise be a batch for a replica.
 
         Returns:
             Outputs by name; `None` where it would not be short, must not be risked here, or failed; a replica says how.
         """
-        payload, model = part.payload, self._model
-        if model is None or not self._is_short(payload) or part.suspect or part.shard is not None:
+        model, rows = self._model, sum(part.payload.rows for part in parts)
+        if model is None or rows > _MOST_ROWS or self._latency.promise(rows) >= SHORT or not all(map(_is_plain, parts)):
             return None
+        inputs = parts[0].payload.tensors
+        if len(parts) > 1:
+            inputs = {name: np.concatenate([part.payload.tensors[name] for part in parts]) for name in inputs}
         began = time.thread_time()
-        outputs, failures = model.predict(payload.tensors)
-        self._latency.observe(payload.rows, time.thread_time() - began)
+        outputs, failures = model.predict(inputs)
+        self._latency.observe(rows, time.thread_time() - began)
         return None if failures else outputs
-
-    def _is_short(self, payload: Payload) -> bool:
-        """Whether it is plain tensors, few and in place: an image may be of any size, a function do anything."""
-        return (
-            type(payload) is Payload
-            and not payload.images
-            and payload.rows <= _MOST_ROWS
-            and self._latency.promise(payload.rows) < SHORT
-            and all(values.flags.aligned for values in payload.tensors.values())
-        )
 
     async def _load(self, loop: asyncio.AbstractEventLoop) -> None:
         try:
@@ -106,6 +102,18 @@ class GatewayModel:
         model, self._model = self._model, None
         if model is not None:
             model.close()
+
+
+def _is_plain(part: Part) -> bool:
+    """Whether it is tensors in place that nobody died of: an image may be of any size, a function do anything."""
+    payload = part.payload
+    return (
+        type(payload) is Payload
+        and not payload.images
+        and not part.suspect
+        and part.shard is None
+        and all(values.flags.aligned for values in payload.tensors.values())
+    )
 
 
 def _load_and_time(folder: Path) -> tuple[LoadedModel, list[tuple[int, float]]]:

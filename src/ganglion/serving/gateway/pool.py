@@ -401,10 +401,10 @@ class Pool:
                 earliest = self.queue.earliest
             link = self._choice.take_free(self._free)
             batch = self._take(link, self._share(link, now), earliest, now)
-            if batch:
-                link.send(batch)
-            else:
+            if not batch:
                 idle.append(link)  # what waits is for other shards, or others are done with it sooner
+            elif link.send(batch):
+                self._free.append(link)
         self._free += reversed(idle)
         if self._brief and self.queue and not self.model.container_concurrency:
             self._send_ahead()

@@ -105,8 +105,8 @@ class ReplicaLink(asyncio.Protocol):
         """Their parts."""
         return [part for batch in self._sent for part in batch.parts]
 
-    def send(self, parts: list[Part]) -> None:
-        """Give the replica a batch; only while it has fewer than two."""
+    def send(self, parts: list[Part]) -> bool:
+        """Give the replica a batch, only while it has fewer than two; whether it is answered already."""
         assert self._transport is not None
         assert len(self._sent) < 2
         if not self._sent:
@@ -118,6 +118,7 @@ class ReplicaLink(asyncio.Protocol):
             self._transport.write(b"".join(buffers))
         else:
             self._transport.writelines(buffers)
+        return False
 
     def retire(self) -> None:
         """Take no further batch, and close once those in hand are answered, or tried elsewhere."""
@@ -209,15 +210,20 @@ class ReplicaLink(asyncio.Protocol):
         if called:
             parts[0].prediction.complete(parts[0], outputs)
             return
-        start = 0
-        for part in parts:
-            end = start + part.payload.rows
-            part.prediction.complete(part, {name: values[start:end] for name, values in outputs.items()})
-            start = end
+        hand_out(parts, outputs)
 
     def _close(self) -> None:
         if self._transport is not None:
             self._transport.close()
+
+
+def hand_out(parts: Sequence[Part], outputs: Tensors) -> None:
+    """Give each part of a batch its outputs."""
+    start = 0
+    for part in parts:
+        end = start + part.payload.rows
+        part.prediction.complete(part, {name: values[start:end] for name, values in outputs.items()})
+        start = end
 
 
 def _distribute(parts: Sequence[Part], outputs: Tensors, failures: Sequence[wire.Failure]) -> None:
