@@ -116,9 +116,13 @@ def test_as_many_gateways_as_cores_leave_nothing_short_to_replicas(
     replica = replicas()
     gateway.serve(replica, package=package, gateways=2)
     client.calm(replica)
-    asked = {number: client.ask(float(number), float(number)) for number in range(200)}
-    assert all(asked[number].result(PATIENCE) == [number + 100.0] * 2 for number in asked)
-    assert replica.idle
+    asked = {number: client.ask(float(number)) for number in range(200)}
+    while not all(answer.done() for answer in asked.values()):
+        if not replica.idle:
+            replica.echo()
+        time.sleep(0.0005)
+    here = sum(answer.result() == [number + 100.0] for number, answer in asked.items())
+    assert here > 100, "few had come together with so many that it would not have been short"
     large = client.ask(*(float(number) for number in range(17)))
     assert replica.echo() == [float(number) for number in range(17)]
     assert large.result(PATIENCE) == [float(number) for number in range(17)]
