@@ -42,7 +42,7 @@ from ganglion.execution.entry import Entry, entry_of
 from ganglion.execution.exits import MemberEnded
 from ganglion.execution.member import connect
 from ganglion.execution.outcome import OutcomeState
-from ganglion.execution.spec import Gang, OnControlLoss, Restart, Role, Service, Task
+from ganglion.execution.spec import Gang, Numerics, OnControlLoss, Restart, Role, Service, Task
 from ganglion.execution.supervisor import Job, Supervisor
 from ganglion.testing import entries
 from ganglion.testing.recorder import PATIENCE, Recorder, await_gone
@@ -76,6 +76,21 @@ class BackendContract:
         outcome = job.wait(PATIENCE)
         assert outcome.state is OutcomeState.SUCCEEDED
         assert outcome.value == 5
+
+    def test_getting_ready_ahead_holds_nothing_and_breaks_nothing(self, supervisor: Supervisor) -> None:
+        """Said twice, and with a module that does not exist, which is the entry's own affair."""
+        numerics, preload = Numerics(threads=1), ("json", "no_such_module")
+        for _ in range(2):
+            supervisor.backend.warm(numerics, preload)
+        spec = Task(
+            id="ready",
+            entry=entry(entries.add),
+            arguments={"a": 2, "b": 3},
+            resources=Resources(cpu=2.0),
+            numerics=numerics,
+            preload=preload,
+        )
+        assert supervisor.submit(spec).wait(PATIENCE).value == 5
 
     def test_a_function_without_an_import_path_runs(self, supervisor: Supervisor) -> None:
         """A lambda travels pickled."""
