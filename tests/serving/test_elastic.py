@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,9 @@ import httpx
 import numpy as np
 import pytest
 from serving_samples import expected, pixels, write_classifier, write_lookup, write_slow
+from watched_supervisor import PATIENCE, wait_until
 
 from ganglion.artifacts.package import write_package
-from ganglion.backends.local.backend import LocalBackend, LocalConfig
 from ganglion.core.errors import ModelError, UserError
 from ganglion.core.resources import Resources
 from ganglion.execution.entry import Entry
@@ -28,7 +27,7 @@ from ganglion.serving.options import ServingOptions
 from ganglion.serving.repository import ModelRepository
 
 SMALL = Resources(cpu=0.1)
-PATIENCE = 60.0
+CORES = 1
 SHORT = {
     "stable_window": 1.2,
     "panic_window": 1.0,
@@ -38,48 +37,19 @@ SHORT = {
 }
 
 
-@pytest.fixture(scope="module")
-def supervisor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Supervisor]:
-    """One for all tests here: what replicas import is warm after the first."""
-    folder = tmp_path_factory.mktemp("g")
-    supervisor = Supervisor(LocalBackend(folder, LocalConfig(cpu=1)), folder)
-    yield supervisor
-    supervisor.close()
-
-
-@pytest.fixture(scope="module")
-def repository(tmp_path_factory: pytest.TempPathFactory) -> ModelRepository:
-    return ModelRepository(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture(scope="module")
-def running(supervisor: Supervisor, repository: ModelRepository) -> Iterator[ModelServer]:
-    server = ModelServer(supervisor, repository, gateway=SMALL)
-    yield server
-    server.close()
-
-
 @pytest.fixture
-def server(running: ModelServer) -> Iterator[ModelServer]:
-    """The machine is all free for each test."""
-    yield running
-    for model in running.status()["models"]:
-        running.undeploy(model)
-
-
-@pytest.fixture
-def slow(repository: ModelRepository, tmp_path: Path) -> str:
+def slow(models: ModelRepository, tmp_path: Path) -> str:
     """A model that takes some ten milliseconds for an answer."""
     write_slow(tmp_path / "slow")
-    name = f"slow-{len(repository.names())}"
-    repository.publish(name, tmp_path / "slow")
+    name = f"slow-{len(models.names())}"
+    models.publish(name, tmp_path / "slow")
     return name
 
 
 @pytest.fixture
-def quick(repository: ModelRepository, classifier: Path) -> str:
-    name = f"quick-{len(repository.names())}"
-    repository.publish(name, classifier)
+def quick(models: ModelRepository, classifier: Path) -> str:
+    name = f"quick-{len(models.names())}"
+    models.publish(name, classifier)
     return name
 
 
@@ -92,14 +62,6 @@ def shown(server: ModelServer, model: str) -> dict[str, Any]:
     versions = server.status()["models"][model]["versions"]
     found: dict[str, Any] = versions[max(versions)]
     return found
-
-
-def wait_until(condition: Callable[[], bool], patience: float = PATIENCE) -> None:
-    """Wait until something that is shown has come true."""
-    end = time.monotonic() + patience
-    while not condition():
-        assert time.monotonic() < end, "it never came true"
-        time.sleep(0.01)  # there is no event to wait for: a person would look again, too
 
 
 class Flight:
@@ -209,12 +171,12 @@ def test_five_in_flight_for_half_a_minute_with_the_windows_as_they_are(server: M
 
 
 def test_a_start_from_zero_that_fails_is_told_and_tried_again(
-    server: ModelServer, quick: str, repository: ModelRepository, monkeypatch: pytest.MonkeyPatch
+    server: ModelServer, quick: str, models: ModelRepository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(version_run, "START_PAUSE", 1.0)
     server.deploy(quick, options=elastic(min_replicas=0, timeout=PATIENCE))
     wait_until(lambda: at_zero(server, quick))
-    file = repository.path(quick, 1) / "model.onnx"
+    file = models.path(quick, 1) / "model.onnx"
     whole = file.read_bytes()
     file.write_bytes(whole[:100])
     with Client(server.url) as client:
@@ -244,13 +206,13 @@ def test_where_there_is_no_room_it_goes_on_with_fewer_and_takes_more_when_there_
 
 
 def test_a_new_version_of_an_elastic_model_begins_with_as_many_replicas(
-    server: ModelServer, slow: str, repository: ModelRepository, tmp_path: Path
+    server: ModelServer, slow: str, models: ModelRepository, tmp_path: Path
 ) -> None:
     server.deploy(slow, options=elastic(scale_target=1, max_replicas=3, container_concurrency=1))
     flight = Flight(server.url, slow, 3)
     wait_until(lambda: shown(server, slow)["ready"] == 3)
     write_slow(tmp_path / "second", rounds=9)
-    assert repository.publish(slow, tmp_path / "second") == 2
+    assert models.publish(slow, tmp_path / "second") == 2
     wait_until(lambda: server.status()["models"][slow]["default"] == 2)
     assert shown(server, slow)["replicas"] == 3
     flight.stop()
@@ -269,12 +231,12 @@ def test_a_deployment_can_change_between_fixed_and_elastic(server: ModelServer, 
 
 
 def test_a_model_that_cannot_start_is_not_deployed_at_zero(
-    server: ModelServer, repository: ModelRepository, tmp_path: Path
+    server: ModelServer, models: ModelRepository, tmp_path: Path
 ) -> None:
     signature = write_classifier(tmp_path / "classifier").signature
     write_lookup(tmp_path / "lookup")
     model = {"model.onnx": tmp_path / "lookup" / "model.onnx"}
     write_package(tmp_path / "wrong", runtime="onnx", signature=signature, files=model)
-    repository.publish("wrong", tmp_path / "wrong")
+    models.publish("wrong", tmp_path / "wrong")
     with pytest.raises(ModelError, match=r"Version 1 was not served.*signature's inputs"):
         server.deploy("wrong", options=elastic(min_replicas=0))

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,8 @@ import httpx
 import numpy as np
 import pytest
 from serving_samples import expected, pixels, write_classifier, write_lookup, write_slow
-from watched_supervisor import Watched
+from watched_supervisor import PATIENCE, Watched, wait_until
 
-from ganglion.backends.local.backend import LocalBackend, LocalConfig
 from ganglion.core.errors import ModelError, UserError
 from ganglion.core.resources import Resources
 from ganglion.serving.controller import ModelServer
@@ -25,62 +23,26 @@ from ganglion.serving.repository import ModelRepository
 from ganglion.serving.rollout import Canary
 
 SMALL = Resources(cpu=0.1)
-PATIENCE = 60.0
+CORES = 4
 QUICK = Canary(percent=30, minimum_requests=30, step_seconds=0.1, latency_slack=0.2)
 
 
-@pytest.fixture(scope="module")
-def supervisor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
-    """One for all tests here: what replicas import is warm after the first."""
-    folder = tmp_path_factory.mktemp("g")
-    supervisor = Watched(LocalBackend(folder, LocalConfig(cpu=4)), folder)
-    yield supervisor
-    supervisor.close()
-
-
-@pytest.fixture(scope="module")
-def repository(tmp_path_factory: pytest.TempPathFactory) -> ModelRepository:
-    return ModelRepository(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture(scope="module")
-def running(supervisor: Watched, repository: ModelRepository) -> Iterator[ModelServer]:
-    server = ModelServer(supervisor, repository, gateway=SMALL)
-    yield server
-    server.close()
-
-
 @pytest.fixture
-def server(running: ModelServer) -> Iterator[ModelServer]:
-    yield running
-    for model in running.status()["models"]:
-        running.undeploy(model)
-
-
-@pytest.fixture
-def publish(repository: ModelRepository, tmp_path: Path) -> Callable[..., str]:
+def publish(models: ModelRepository, tmp_path: Path) -> Callable[..., str]:
     """Publish packages as versions 1, 2 and so on of a new model; returns its name."""
 
     def publish(write: Callable[..., Any], *arguments: Any, name: str = "", **more: Any) -> str:
-        name = name or f"m{len(repository.names())}"
+        name = name or f"m{len(models.names())}"
         for number, argument in enumerate(arguments):
-            folder = tmp_path / f"{name}-{len(repository.versions(name))}-{number}"
+            folder = tmp_path / f"{name}-{len(models.versions(name))}-{number}"
             write(folder, argument, **more)
-            repository.publish(name, folder)
+            models.publish(name, folder)
         return name
 
     return publish
 
 
 Publish = Callable[..., str]
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait until something that is shown has come true."""
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, "it never came true"
-        time.sleep(0.01)  # there is no event to wait for: a person would look again, too
 
 
 def shown(server: ModelServer, model: str) -> dict[str, Any]:
@@ -182,7 +144,7 @@ def test_a_canary_that_is_as_good_takes_over_step_by_step(server: ModelServer, p
 
 
 def test_a_canary_that_fails_is_rolled_back_and_not_tried_again(
-    server: ModelServer, publish: Publish, repository: ModelRepository
+    server: ModelServer, publish: Publish, models: ModelRepository
 ) -> None:
     model = publish(write_lookup, 4, 2)  # the second one fails beyond 1
     server.deploy(model, 1, replicas=1, resources=SMALL)
@@ -262,7 +224,7 @@ def test_what_cannot_be_tried_is_refused(server: ModelServer, publish: Publish) 
 
 
 def test_all_versions_are_served_by_number_and_the_newest_answers(
-    server: ModelServer, publish: Publish, repository: ModelRepository
+    server: ModelServer, publish: Publish, models: ModelRepository
 ) -> None:
     model = publish(write_classifier, 0, 1)
     server.deploy(model, policy="all", replicas=1, resources=SMALL)
@@ -279,16 +241,14 @@ def test_all_versions_are_served_by_number_and_the_newest_answers(
     assert [version_of(ask(path), given) for path in ("/versions/2", "/versions/3", "")] == [2, 1, 1]
 
 
-def test_an_alias_is_followed_when_it_is_moved(
-    server: ModelServer, publish: Publish, repository: ModelRepository
-) -> None:
+def test_an_alias_is_followed_when_it_is_moved(server: ModelServer, publish: Publish, models: ModelRepository) -> None:
     model = publish(write_classifier, 0, 1)
-    repository.set_alias(model, "champion", 1)
+    models.set_alias(model, "champion", 1)
     assert server.deploy(model, "champion", replicas=1, resources=SMALL) == 1
     given = pixels(1)
     with Callers(server, model, given.tolist()) as callers:
         for version in (2, 1):
-            repository.set_alias(model, "champion", version)
+            models.set_alias(model, "champion", version)
             wait_until(lambda version=version: shown(server, model)["default"] == version)  # type: ignore[misc]
     assert callers.statuses.keys() == {200}
     assert {version_of(answer, given) for answer in callers.answers} == {1, 2}

@@ -15,7 +15,6 @@ import pytest
 from serving_samples import encoded, pixels, write_brightest, write_classifier, write_mlp
 from test_server import PATIENCE, Watched
 
-from ganglion.backends.local.backend import LocalBackend, LocalConfig
 from ganglion.core.errors import ModelError, UserError
 from ganglion.core.resources import Resources
 from ganglion.serving.controller import ModelServer
@@ -23,20 +22,8 @@ from ganglion.serving.options import ServingOptions
 from ganglion.serving.repository import ModelRepository
 from ganglion.serving.sharding import HASH, Sharding
 
+CORES = 8
 HERE = str(Path(__file__).parent)
-
-
-@pytest.fixture(scope="module")
-def supervisor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
-    folder = tmp_path_factory.mktemp("g")
-    watched = Watched(LocalBackend(folder, LocalConfig(cpu=8)), folder)
-    yield watched
-    watched.close()
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> ModelRepository:
-    return ModelRepository(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,15 @@ from ganglion.execution.spec import AnySpec
 from ganglion.execution.supervisor import Job, Supervisor
 
 PATIENCE = 60.0
+"""Seconds that a test waits at most."""
+
+
+def wait_until(condition: Callable[[], bool], patience: float = PATIENCE) -> None:
+    """Wait until something that is shown has come true."""
+    end = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < end, "it never came true"
+        time.sleep(0.01)  # there is no event to wait for: a person would look again, too
 
 
 class Watched(Supervisor):

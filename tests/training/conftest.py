@@ -76,6 +76,42 @@ def train(supervisor, tmp_path):
 
 
 @pytest.fixture
+def log(tmp_path):
+    """Where the workers of `start_paced` write down what they commit."""
+    folder = tmp_path / "commits"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def plan_of_steps(small_plan, sample):
+    """A plan of twenty steps for each epoch on the squares, for four logical workers."""
+
+    def make(steps, *callbacks):
+        return small_plan(
+            train=sample("squares", count=160, global_batch=8),
+            held_out=None,
+            epochs=steps // 20,
+            logical_workers=4,
+            callbacks=callbacks,
+        )
+
+    return make
+
+
+@pytest.fixture
+def start_paced(plan_of_steps, sample, tmp_path, log):
+    """Start a training whose steps take `seconds` at least, on the hosts of a supervisor."""
+
+    def run(supervisor, *faults, steps, seconds, workers=2, listener=None):
+        plan = plan_of_steps(steps, sample("WatchCommits", folder=str(log)), sample("Pace", seconds=seconds))
+        spec = gang(plan, id=tmp_path.name, workers=workers, cpu=0.1, timeout=100, import_path=(HERE,))
+        return supervisor.submit(with_faults(spec, faults, tmp_path), listener)
+
+    return run
+
+
+@pytest.fixture
 def trained_weights(train, sample, tmp_path):
     """Run a plan and read the weights it ended with."""
 

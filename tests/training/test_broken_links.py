@@ -1,6 +1,6 @@
 """Links between workers that fail while the controller reaches them all: some go on, the others come back."""
 
-from pathlib import Path
+from functools import partial
 
 import pytest
 from commit_log import assert_each_step_once, commits, until
@@ -8,11 +8,9 @@ from hosts import Hosts, Switch
 
 from ganglion.core.events import MemberLeftOut, MemberReturned, MemberStarted
 from ganglion.execution.supervisor import Supervisor
-from ganglion.testing.faults import Fault, happened, with_faults
+from ganglion.testing.faults import Fault, happened
 from ganglion.testing.recorder import PATIENCE
-from ganglion.training.plan import gang
 
-HERE = str(Path(__file__).parent)
 STEPS = 120
 
 
@@ -37,36 +35,15 @@ def hosts(network, tmp_path_factory):
 
 
 @pytest.fixture
-def plan(small_plan, sample):
-    def make(*callbacks):
-        return small_plan(
-            train=sample("squares", count=160, global_batch=8),
-            held_out=None,
-            epochs=STEPS // 20,
-            logical_workers=4,
-            callbacks=callbacks,
-        )
-
-    return make
+def plan(plan_of_steps):
+    """What is trained, without disturbance or pace."""
+    return plan_of_steps(STEPS)
 
 
 @pytest.fixture
-def log(tmp_path):
-    folder = tmp_path / "commits"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture
-def start(hosts, plan, sample, tmp_path, log):
-    """Start a training of paced steps; what happens to its members goes to `events`."""
-
-    def run(*faults, workers, events):
-        callbacks = (sample("WatchCommits", folder=str(log)), sample("Pace", seconds=0.03))
-        spec = gang(plan(*callbacks), id=tmp_path.name, workers=workers, cpu=0.1, timeout=100, import_path=(HERE,))
-        return hosts.submit(with_faults(spec, faults, tmp_path), events.append)
-
-    return run
+def start(hosts, start_paced):
+    """Start the same training, paced, on these hosts."""
+    return partial(start_paced, hosts, steps=STEPS, seconds=0.03)
 
 
 def of(events, *kinds):
@@ -89,7 +66,7 @@ def test_one_of_two_that_lose_each_other_goes_on_and_the_other_comes_back(
 ):
     """In the middle of a step; both keep their processes, and nothing of it is in the result."""
     events = []
-    job = start(Fault(kind="hold", point=point, step=20, rank=1, gate="cut"), workers=2, events=events)
+    job = start(Fault(kind="hold", point=point, step=20, rank=1, gate="cut"), workers=2, listener=events.append)
     until(lambda: happened(tmp_path))
     network.cut(1, 2, silently=silently)
     try:
@@ -109,7 +86,7 @@ def test_one_of_two_that_lose_each_other_goes_on_and_the_other_comes_back(
     assert [(event.member, event.taking_part) for event in of(events, MemberReturned)] == [("worker-1", 2)]
     assert_nobody_was_replaced(events, 2)
     assert_each_step_once(log, ["worker-0", "worker-1"], STEPS)
-    assert outcome.value["digest"] == train(plan(), workers=2).value["digest"]
+    assert outcome.value["digest"] == train(plan, workers=2).value["digest"]
 
 
 @pytest.mark.soak
@@ -117,7 +94,7 @@ def test_workers_that_never_met_do_not_wait_for_each_other(start, train, plan, n
     events = []
     network.cut(1, 2)
     try:
-        job = start(workers=2, events=events)
+        job = start(workers=2, listener=events.append)
         until(lambda: last_step(log, "worker-0") >= 10)
     finally:
         network.mend()
@@ -126,13 +103,15 @@ def test_workers_that_never_met_do_not_wait_for_each_other(start, train, plan, n
     assert [event.member for event in of(events, MemberLeftOut, MemberReturned)] == ["worker-1"] * 2
     assert_nobody_was_replaced(events, 2)
     assert last_step(log, "worker-1") == STEPS
-    assert outcome.value["digest"] == train(plan(), workers=2).value["digest"]
+    assert outcome.value["digest"] == train(plan, workers=2).value["digest"]
 
 
 def test_the_larger_side_goes_on(start, train, plan, network, log, tmp_path):
     """The first worker, which reaches neither of the others, is left out; they do not lose each other."""
     events = []
-    job = start(Fault(kind="hold", point="before_reduce", step=20, rank=2, gate="cut"), workers=3, events=events)
+    job = start(
+        Fault(kind="hold", point="before_reduce", step=20, rank=2, gate="cut"), workers=3, listener=events.append
+    )
     until(lambda: happened(tmp_path))
     network.cut(1, 2)
     network.cut(1, 3)
@@ -147,4 +126,4 @@ def test_the_larger_side_goes_on(start, train, plan, network, log, tmp_path):
     assert of(events, MemberReturned)[-1].taking_part == 3
     assert_nobody_was_replaced(events, 3)
     assert {last_step(log, f"worker-{number}") for number in range(3)} == {STEPS}
-    assert outcome.value["digest"] == train(plan(), workers=2).value["digest"]
+    assert outcome.value["digest"] == train(plan, workers=2).value["digest"]

@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 import time
-from pathlib import Path
+from functools import partial
 
 import pytest
 from commit_log import assert_each_step_once, commits, until
@@ -12,11 +12,9 @@ from hosts import Cable, Hosts
 
 from ganglion.core.events import MemberStarted
 from ganglion.execution.supervisor import Supervisor
-from ganglion.testing.faults import Fault, happened, with_faults
+from ganglion.testing.faults import Fault, happened
 from ganglion.testing.recorder import PATIENCE
-from ganglion.training.plan import gang
 
-HERE = str(Path(__file__).parent)
 STEPS = 160
 
 
@@ -40,43 +38,15 @@ def hosts(cable, tmp_path_factory):
 
 
 @pytest.fixture
-def plan(small_plan, sample, tmp_path):
-    def make(*callbacks):
-        return small_plan(
-            train=sample("squares", count=160, global_batch=8),
-            held_out=None,
-            epochs=STEPS // 20,
-            logical_workers=4,
-            callbacks=callbacks,
-        )
-
-    return make
+def plan(plan_of_steps):
+    """What is trained, without disturbance or pace."""
+    return plan_of_steps(STEPS)
 
 
 @pytest.fixture
-def log(tmp_path):
-    folder = tmp_path / "commits"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture
-def start(hosts, plan, sample, tmp_path, log):
-    """Start a training of paced steps on both hosts."""
-
-    def run(*faults, workers=2, listener=None):
-        watch = sample("WatchCommits", folder=str(log))
-        spec = gang(
-            plan(watch, sample("Pace", seconds=0.02)),
-            id=tmp_path.name,
-            workers=workers,
-            cpu=0.1,
-            timeout=100,
-            import_path=(HERE,),
-        )
-        return hosts.submit(with_faults(spec, faults, tmp_path), listener)
-
-    return run
+def start(hosts, start_paced):
+    """Start the same training, paced, on these hosts."""
+    return partial(start_paced, hosts, steps=STEPS, seconds=0.02)
 
 
 @pytest.mark.parametrize(("point", "silently", "seconds"), [("in_reduce", False, 3.0), ("before_reduce", True, 1.5)])
@@ -106,7 +76,7 @@ def test_the_side_that_is_reached_goes_on_and_the_other_comes_back(
     assert len(later) > 10
     assert [event.attempt for event in started] == [1, 1]
     assert_each_step_once(log, ["worker-0", "worker-1"], STEPS)
-    undisturbed = train(plan(), workers=2)
+    undisturbed = train(plan, workers=2)
     assert outcome.value["digest"] == undisturbed.value["digest"]
 
 
@@ -125,4 +95,4 @@ def test_a_stopped_worker_on_another_host_is_left_out_until_it_goes_on(start, tr
     outcome.raise_for_failure()
     assert pids.keys() == {("worker-0", 1), ("worker-1", 1)}
     assert_each_step_once(log, ["worker-0", "worker-1"], STEPS)
-    assert outcome.value["digest"] == train(plan(), workers=2).value["digest"]
+    assert outcome.value["digest"] == train(plan, workers=2).value["digest"]
