@@ -15,14 +15,10 @@ from typing import Any
 os.environ["RAY_SERVE_THROUGHPUT_OPTIMIZED"] = "1"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
-import numpy as np
-import orjson
 import ray
 from ray import serve
-from starlette.requests import Request
-from starlette.responses import Response
 
-from benchmarks.serving_peers.model import Predictor
+from benchmarks.serving_peers.ray_peer import Images
 from benchmarks.serving_peers.report import tell_replicas
 
 AUTOSCALING: dict[str, dict[str, Any]] = {
@@ -48,26 +44,6 @@ AUTOSCALING: dict[str, dict[str, Any]] = {
 }
 
 
-@serve.deployment(max_ongoing_requests=100, max_queued_requests=-1)
-class Images:
-    """The model."""
-
-    def __init__(self, file: str, dtype: str) -> None:
-        self.predictor = Predictor(file, dtype)
-
-    @serve.batch(max_batch_size=32, batch_wait_timeout_s=0.0)
-    async def predict(self, images: list[Any]) -> list[Any]:
-        """Probabilities of the images of several requests."""
-        return list(self.predictor.predict(np.stack(images)))
-
-    async def __call__(self, request: Request) -> Response:
-        """Answer a request."""
-        (image,) = orjson.loads(await request.body())["instances"]
-        prediction = await self.predict(np.asarray(image))
-        body = orjson.dumps({"predictions": [prediction]}, option=orjson.OPT_SERIALIZE_NUMPY)
-        return Response(body, media_type="application/json")
-
-
 def running() -> int:
     """Replicas that run."""
     applications = serve.status().applications
@@ -85,7 +61,9 @@ def main(port: str, file: str, dtype: str, fewest: str) -> None:
     serve.start(http_options={"host": "127.0.0.1", "port": int(port)})
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: ended.set())
-    replicas = Images.options(autoscaling_config=AUTOSCALING[fewest], ray_actor_options={"num_cpus": 0.5})
+    replicas = Images.options(
+        max_queued_requests=-1, autoscaling_config=AUTOSCALING[fewest], ray_actor_options={"num_cpus": 0.5}
+    )
     serve.run(replicas.bind(file, dtype), route_prefix="/m")
     tell_replicas(running, ended)
     ray.shutdown()

@@ -200,17 +200,11 @@ class LocalBackend:
     def _receive(self, notice: Notice) -> None:
         with self._lock:
             attempt = self._attempts[notice.key]
-            job, member, number = Path(notice.key).parts[-3:]
-            event: MemberStarted | MemberEnded
-            if isinstance(notice, Started):
-                host = socket.gethostname()
-                event = attempt.started = MemberStarted(
-                    at=notice.at, job=job, member=member, attempt=int(number), host=host, pid=notice.pid
-                )
+            event = notice.event(socket.gethostname())
+            if isinstance(event, MemberStarted):
+                attempt.started = event
             else:
-                event = attempt.ended = MemberEnded(
-                    at=notice.at, job=job, member=member, attempt=int(number), evidence=notice.evidence
-                )
+                attempt.ended = event
             sinks = list(attempt.sinks)
         for sink in sinks:
             sink(event)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import struct
+from pathlib import Path
 
 import msgspec
 
+from ganglion.core.events import MemberStarted
 from ganglion.execution.backend import Launch
-from ganglion.execution.exits import Evidence
+from ganglion.execution.exits import Evidence, MemberEnded
 from ganglion.execution.spec import MemberPlan
 
 LENGTH = struct.Struct(">I")
@@ -49,6 +51,11 @@ class Started(msgspec.Struct, frozen=True, kw_only=True, tag="started"):
     at: float
     pid: int
 
+    def event(self, host: str) -> MemberStarted:
+        """What it says of the attempt that its key names."""
+        job, member, attempt = named(self.key)
+        return MemberStarted(at=self.at, job=job, member=member, attempt=attempt, host=host, pid=self.pid)
+
 
 class Ended(msgspec.Struct, frozen=True, kw_only=True, tag="ended"):
     """The process is gone, and nothing of its group is left."""
@@ -57,9 +64,20 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True, tag="ended"):
     at: float
     evidence: Evidence
 
+    def event(self, _host: str) -> MemberEnded:
+        """What it says of the attempt that its key names."""
+        job, member, attempt = named(self.key)
+        return MemberEnded(at=self.at, job=job, member=member, attempt=attempt, evidence=self.evidence)
+
 
 Request = StartMember | StopMember
 Notice = Started | Ended
+
+
+def named(key: str) -> tuple[str, str, int]:
+    """The job, the member and the number of the attempt that a key stands for."""
+    job, member, attempt = Path(key).parts[-3:]
+    return job, member, int(attempt)
 
 
 def encode(message: msgspec.Struct) -> bytes:

@@ -16,7 +16,7 @@ import msgspec
 
 from ganglion.backends.processes.attempts import EVIDENCE, LOG
 from ganglion.backends.processes.layout import lay_out
-from ganglion.backends.processes.wire import Ended, Notice, Started, StartMember, StopMember
+from ganglion.backends.processes.wire import Ended, Notice, StartMember, StopMember
 from ganglion.backends.ray.leases import Lease, Leases, Shape
 from ganglion.core.config import Config
 from ganglion.core.errors import ControlError, SpecError, UserError
@@ -291,18 +291,13 @@ class RayBackend:
     # from the following threads
 
     def _receive(self, keeper: KeeperClient, host: str, notice: Notice) -> None:
-        job, member, number = Path(notice.key).parts[-3:]
         with self._lock:
             attempt = self._attempts.setdefault(notice.key, _Attempt(keeper))
-            event: MemberStarted | MemberEnded
-            if isinstance(notice, Started):
-                event = attempt.started = MemberStarted(
-                    at=notice.at, job=job, member=member, attempt=int(number), host=host, pid=notice.pid
-                )
+            event = notice.event(host)
+            if isinstance(event, MemberStarted):
+                attempt.started = event
             else:
-                event = attempt.ended = MemberEnded(
-                    at=notice.at, job=job, member=member, attempt=int(number), evidence=notice.evidence
-                )
+                attempt.ended = event
             sinks = list(attempt.sinks)
         for sink in sinks:
             sink(event)
