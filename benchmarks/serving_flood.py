@@ -2,22 +2,27 @@
 
 Callers with a key ask at a steady rate, first alone, then while callers without one ask several times as often as they
 may, and are refused. What counts is the 99th percentile of latency with the flood over that without, round by round.
-The flood's own generator takes part of the same cores; its share is printed.
+The flood's own generator takes part of the same cores; its share is printed, and so is what the same flood costs when
+it goes to another process, which refuses everything and knows nothing else: the part that no gateway could avoid.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
+import multiprocessing
 import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
+import uvloop
 
 from benchmarks.harness import environment
 from benchmarks.serving_models import make_models
@@ -41,9 +46,49 @@ TARGET = 1.2
 _DEADLINE = 1.0
 _SMALL = Resources(cpu=0.1)
 
+_REFUSAL = b"HTTP/1.1 429 Too Many Requests\r\ncontent-length: 0\r\n\r\n"
 
-def measure(folder: Path, rounds: int, seconds: float) -> list[tuple[Outcome, Outcome, Outcome]]:
-    """In each round: callers with a key alone, then beside the flood, and the flood."""
+
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """Three loads after each other; the last two beside a flood.
+
+    Attributes:
+        alone: callers with a key.
+        apart: they, while the flood goes to another process.
+        beside: they, while the flood goes to the same gateway.
+        flood: what became of that.
+    """
+
+    alone: Outcome
+    apart: Outcome
+    beside: Outcome
+    flood: Outcome
+
+
+class _Refuser(asyncio.Protocol):
+    """Answers every piece that arrives with a refusal; the generator sends each request in one, and waits."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._transport.write(_REFUSAL)
+
+
+def _refuse_all(pipe: Connection) -> None:
+    """In a process of its own: say at which port, and refuse until the process is ended."""
+
+    async def serve() -> None:
+        server = await asyncio.get_running_loop().create_server(_Refuser, "127.0.0.1", 0)
+        pipe.send(server.sockets[0].getsockname()[1])
+        await server.serve_forever()
+
+    uvloop.run(serve())
+
+
+def measure(folder: Path, rounds: int, seconds: float) -> list[Round]:
+    """Rounds of callers with a key."""
     model = make_models(folder)["cnn"]
     body = folder / "body.json"
     body.write_bytes(model.rows())
@@ -54,8 +99,13 @@ def measure(folder: Path, rounds: int, seconds: float) -> list[tuple[Outcome, Ou
     callers = Callers(anonymous=ALLOWED, keys=(ApiKey(name="known", digest=digest_of(key), limit=unlimited),))
     supervisor = Supervisor(LocalBackend(folder / "g", LocalConfig(cpu=8)), folder / "g")
     server = ModelServer(supervisor, repository, gateway=_SMALL)
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    refuser = context.Process(target=_refuse_all, args=(theirs,), daemon=True)
     found = []
     try:
+        refuser.start()
+        elsewhere = f"http://127.0.0.1:{ours.recv()}/"
         server.deploy("cnn", replicas=1, resources=_SMALL)
         server.limit(callers)
         url = f"{server.url}/v1/models/cnn:predict"
@@ -65,30 +115,43 @@ def measure(folder: Path, rounds: int, seconds: float) -> list[tuple[Outcome, Ou
                 url=url, body=str(body), rate=RATE, seconds=seconds, deadline=_DEADLINE, tell=False, seed=round_,
                 headers=known,
             )  # fmt: skip
-            flood = Plan(
-                url=url, body=str(body), rate=FLOOD, seconds=seconds, deadline=_DEADLINE, tell=False, seed=100 + round_
-            )
+
+            def flood(target: str, round_: int = round_) -> Plan:
+                return Plan(url=target, body=str(body), rate=FLOOD, seconds=seconds, deadline=_DEADLINE, tell=False,
+                            seed=100 + round_)  # fmt: skip
+
             alone = run(plan)
             with ThreadPoolExecutor(1) as beside:
-                flooding = beside.submit(run, flood)
-                found.append((alone, run(plan), flooding.result()))
+                there = beside.submit(run, flood(elsewhere))
+                apart = run(plan)
+                there.result()
+                here = beside.submit(run, flood(url))
+                found.append(Round(alone=alone, apart=apart, beside=run(plan), flood=here.result()))
     finally:
         server.close()
         supervisor.close()
+        refuser.terminate()
+        refuser.join()
     return found
 
 
-def summary(found: Sequence[tuple[Outcome, Outcome, Outcome]]) -> dict[str, Any]:
+def summary(found: Sequence[Round]) -> dict[str, Any]:
     """What a person wants to know."""
+    median = statistics.median
     return {
-        "ratio": statistics.median(beside.p99 / alone.p99 for alone, beside, _flood in found),
+        "ratio": median(one.beside.p99 / one.alone.p99 for one in found),
         "target": TARGET,
-        "p99_alone": statistics.median(alone.p99 for alone, _beside, _flood in found),
-        "p99_beside": statistics.median(beside.p99 for _alone, beside, _flood in found),
-        "lost": sum(one.refused + one.broken + one.late for pair in found for one in pair[:2]),
-        "flood_refused": sum(flood.refused for _alone, _beside, flood in found)
-        / sum(flood.asked for _alone, _beside, flood in found),
-        "flood_generator": statistics.median(flood.generator for _alone, _beside, flood in found),
+        "ratio_apart": median(one.apart.p99 / one.alone.p99 for one in found),
+        "p99_alone": median(one.alone.p99 for one in found),
+        "p99_apart": median(one.apart.p99 for one in found),
+        "p99_beside": median(one.beside.p99 for one in found),
+        "lost": sum(
+            load.refused + load.broken + load.late + load.given_up
+            for one in found
+            for load in (one.alone, one.apart, one.beside)
+        ),
+        "flood_refused": sum(one.flood.refused for one in found) / sum(one.flood.asked for one in found),
+        "flood_generator": median(one.flood.generator for one in found),
     }
 
 
@@ -103,7 +166,7 @@ def main() -> None:
         found = measure(Path(folder), options.rounds, options.seconds)
     document = {"environment": environment(["ganglion", "uvloop"]), **summary(found)}
     if options.json:
-        document["outcomes"] = [[asdict(one) for one in three] for three in found]
+        document["outcomes"] = [asdict(one) for one in found]
         sys.stdout.write(msgspec.json.encode(document).decode() + "\n")
     else:
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(document)).decode() + "\n")

@@ -67,8 +67,9 @@ class Outcome:
     Attributes:
         asked: requests.
         on_time: answered well and within the deadline.
-        late: answered well after it, given up by the server when it had them in hand (504), or not within a second.
-        refused: answered with 429 or 503.
+        late: answered after it, well or not, or not within a second.
+        given_up: told within the deadline that there will be no answer (504), when the server had them in hand already.
+        refused: answered with 429 or 503 within the deadline.
         broken: answered otherwise, or the connection ended.
         p50: median seconds of good answers from their planned moment.
         p99: 99th percentile of these.
@@ -81,6 +82,7 @@ class Outcome:
     asked: int
     on_time: int
     late: int
+    given_up: int
     refused: int
     broken: int
     p50: float
@@ -187,6 +189,7 @@ class _Generator:
         self._slips: list[float] = []
         self._broken = 0
         self._late = 0
+        self._given_up = 0
 
     async def run(self) -> Outcome:
         loop = asyncio.get_running_loop()
@@ -218,6 +221,7 @@ class _Generator:
             asked=len(self._moments),
             on_time=good,
             late=len(self._good) - good + self._late,
+            given_up=self._given_up,
             refused=len(self._refusals),
             broken=self._broken,
             p50=_percentile(self._good, 0.5),
@@ -260,12 +264,14 @@ class _Generator:
         self._idle.append(connection)
         if status == b"200":
             self._good.append(seconds)
-        elif status in (b"429", b"503"):
-            self._refusals.append(seconds)
-        elif status == b"504":
-            self._late += 1
-        else:
+        elif status not in (b"429", b"503", b"504"):
             self._broken += 1
+        elif seconds > self._plan.deadline:
+            self._late += 1
+        elif status == b"504":
+            self._given_up += 1
+        else:
+            self._refusals.append(seconds)
 
     def lost(self, connection: _Connection) -> None:
         if self.waiting.pop(connection, None) is not None:

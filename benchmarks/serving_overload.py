@@ -2,9 +2,10 @@
 
 Each request is of use within 50 ms of its planned moment. First the capacity is measured by 16 requests in flight, then
 the peak: the most answers in time under an open load of about the capacity; then what is left of it at twice the
-capacity, how many answers come late, and how long a refusal takes. Peers know nothing of deadlines: their clients throw
-late answers away. Both loads come after each other in every round, since a shared machine does not stay the same. The
-generator needs more of the cores for the larger load, so what is left of the peak is shown by the cores left as well.
+capacity, how many answers come late, refusals among them, and how long a refusal takes. Peers know nothing of
+deadlines: their clients throw late answers away. Both loads come after each other in every round, since a shared
+machine does not stay the same. The generator needs more of the cores for the larger load, so what is left of the peak
+is shown by the cores left as well.
 """
 
 from __future__ import annotations
@@ -73,9 +74,15 @@ class Result:
 
     @property
     def late(self) -> float:
-        """Share of answers under overload that came late, in all rounds."""
+        """Share of answers under overload that came late, refusals that did among them, in all rounds."""
         late = sum(outcome.late for outcome in self.over)
         return late / max(1, late + sum(outcome.on_time for outcome in self.over))
+
+    @property
+    def given_up(self) -> float:
+        """Share of what had been let in that was given up within the deadline, in all rounds."""
+        given_up = sum(outcome.given_up for outcome in self.over)
+        return given_up / max(1, given_up + sum(outcome.on_time + outcome.late for outcome in self.over))
 
 
 def _per_core(outcome: Outcome) -> float:
@@ -123,7 +130,7 @@ def show(results: Sequence[Result], context: dict[str, Any]) -> None:
     console.print(", ".join(f"{name} {value}" for name, value in context.items()), highlight=False)
     table = Table("server", title=f"{OVER:g} times the capacity, answers of use within {1e3 * DEADLINE:g} ms")
     for heading in ("capacity", "peak in time", "overload: in time", "of peak", "of peak, by cores left", "late",
-                    "refusal p99", "generator's cores", "sent late, p99"):  # fmt: skip
+                    "given up in time", "refusal p99", "generator's cores", "sent late, p99"):  # fmt: skip
         table.add_column(heading, justify="right")
     table.add_column("ours / it")
     ours = next(result for result in results if result.server.environment is None)
@@ -138,7 +145,7 @@ def show(results: Sequence[Result], context: dict[str, Any]) -> None:
 
 def _cells(result: Result, ours: Result) -> list[str]:
     if result.problem or not result.over:
-        return [*[""] * 9, f"not measured: {result.problem}"]
+        return [*[""] * 10, f"not measured: {result.problem}"]
     median = statistics.median
     return [
         f"{median(result.capacity):,.0f}",
@@ -147,6 +154,7 @@ def _cells(result: Result, ours: Result) -> list[str]:
         f"{result.kept:.2f}",
         f"{result.kept_of_cores:.2f}",
         f"{result.late:.2%}",
+        f"{result.given_up:.2%}",
         f"{1e3 * median(outcome.refusal_p99 for outcome in result.over):.1f} ms",
         " / ".join(f"{median(one.generator for one in many):.2f}" for many in (result.peak, result.over)),
         f"{1e3 * median(outcome.slip for outcome in result.over):.1f} ms",

@@ -105,7 +105,7 @@ def main(arguments: list[str] | None = None) -> None:
     for (policy, rate), outcomes in found.items():
         p99 = statistics.median(outcome.p99 for outcome in outcomes)
         robin = statistics.median(outcome.p99 for outcome in found["round-robin", rate])
-        lost = sum(outcome.late + outcome.refused + outcome.broken for outcome in outcomes)
+        lost = sum(outcome.late + outcome.given_up + outcome.refused + outcome.broken for outcome in outcomes)
         rows.append({"policy": policy, "rate": rate, "p99": p99, "of_round_robin": p99 / robin, "lost": lost,
                      "outcomes": [asdict(outcome) for outcome in outcomes]})  # fmt: skip
     if options.json:

@@ -134,13 +134,19 @@ class Platform:
         return record
 
     @cached_property
+    def backend(self) -> Backend:
+        """Where things run."""
+        backend = make_backend(self.folder, self.configuration.execution)
+        self._closers.append(backend.close)
+        return backend
+
+    @cached_property
     def supervisor(self) -> Supervisor:
         """Runs jobs on the configured backend."""
         from ganglion.execution.supervisor import Supervisor
 
         with self._guard:
-            backend = make_backend(self.folder, self.configuration.execution)
-            supervisor = Supervisor(backend, self.folder, name=self._ids.new("controller"))
+            supervisor = Supervisor(self.backend, self.folder, name=self._ids.new("controller"))
             self._closers.append(supervisor.close)
         return supervisor
 
@@ -152,6 +158,8 @@ class Platform:
     def expect_service(self, models: Iterable[tuple[str, int]]) -> None:
         """Begin to load what serving these models takes, in one place, while everything else is still prepared.
 
+        Only for a process that does nothing else: what it has loaded until now is shared with those that serve.
+
         Args:
             models: names and versions.
         """
@@ -159,7 +167,7 @@ class Platform:
         from ganglion.serving.services import serving_modules
 
         manifests = [self.repository.manifest(name, version) for name, version in models]
-        self.supervisor.backend.warm(Numerics(), serving_modules(manifests))
+        self.backend.warm(Numerics(), serving_modules(manifests), share=True)
 
     def open_server(
         self,

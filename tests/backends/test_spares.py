@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from ganglion.backends.local.backend import LocalBackend, LocalConfig
-from ganglion.backends.processes.spare import SERVICE_PAUSE, SparePolicy
+from ganglion.backends.processes.spare import SparePolicy
 from ganglion.backends.processes.wire import StartMember
 from ganglion.core.events import AnyEvent, ExitKind, MemberReported, MemberStarted
 from ganglion.core.resources import Resources
@@ -193,52 +193,47 @@ TASK = asked(Task(id="t", entry=entry_of(entries.add)))
 SERVICE = asked(Service(id="s", entry=entry_of(entries.wait_forever)))
 
 
-def test_for_services_one_process_waits_and_is_replaced_when_they_have_loaded():
+def test_one_process_waits_until_it_is_known_that_only_services_run():
     policy = SparePolicy(fork=True)
-    assert policy.wait(0.0) == 0.0, "one is made before anything is asked for"
+    assert policy.lacking, "one is made before anything is asked for"
     policy.note_spare(1)
-    assert policy.wait(0.0) is None
-    policy.note_start(SERVICE, left=0, now=10.0)
-    assert policy.wait(10.0) == SERVICE_PAUSE
-    policy.note_start(SERVICE, left=0, now=10.5)
-    assert policy.wait(10.5 + SERVICE_PAUSE) == 0.0
-    policy.note_spare(1)
-    assert policy.wait(20.0) is None
+    assert not policy.lacking
+    policy.note_start(SERVICE, left=0)
+    assert not policy.lacking
+    early = SparePolicy(fork=True)
+    early.note_start(SERVICE, left=0)
+    assert not early.lacking
 
 
 @pytest.mark.parametrize(("fork", "most"), [(True, 4), (False, 2)])
 def test_once_a_task_was_asked_for_several_wait_and_are_replaced_at_once(fork: bool, most: int):
     policy = SparePolicy(fork=fork)
-    policy.note_spare(1)
-    policy.note_start(TASK, left=0, now=1.0)
-    policy.note_start(SERVICE, left=0, now=2.0)
+    policy.note_start(SERVICE, left=0)
+    policy.note_start(TASK, left=0)
+    policy.note_start(SERVICE, left=0)
     for count in range(1, most + 1):
-        assert policy.wait(2.0) == 0.0
+        assert policy.lacking
         policy.note_spare(count)
-    assert policy.wait(2.0) is None
-    policy.note_start(SERVICE, left=most - 1, now=3.0)
-    assert (policy.wait(3.0) is None) == (most > 2)
+    assert not policy.lacking
+    policy.note_start(SERVICE, left=most - 1)
+    assert policy.lacking == (most == 2)
     policy.give_up()
-    assert policy.wait(4.0) is None
+    assert not policy.lacking
 
 
-def test_a_service_keeps_one_process_waiting(tmp_path: Path):
+def test_where_only_services_run_no_process_waits(tmp_path: Path):
     others = psutil.Process().children()
     supervisor = Supervisor(LocalBackend(tmp_path, LocalConfig(cpu=4.0)), tmp_path)
     try:
         service = Service(id="s", entry=entry_of(entries.wait_forever), replicas=2, resources=SMALL, grace=0.1)
         recorder = Recorder()
         job = supervisor.submit(service, recorder)
-        pids = {recorder.wait(MemberStarted, count=count).pid for count in (1, 2)}
+        pids = {recorder.wait(MemberReported, count=count).values["pids"][0] for count in (1, 2)}
         [warden] = set(psutil.Process().children()).difference(others)
-        deadline = time.monotonic() + PATIENCE
-        while not (waiting := {child.pid for child in warden.children()} - pids):
-            assert time.monotonic() < deadline
-            threading.Event().wait(0.01)
-        assert len(waiting) == 1
+        assert {child.pid for child in warden.children()} == pids
         os.kill(min(pids), signal.SIGKILL)
-        again = recorder.wait(MemberStarted, count=3).pid
-        assert again in waiting, "it was there already"
+        again = recorder.wait(MemberReported, count=3).values["pids"][0]
+        assert {child.pid for child in warden.children()} == {max(pids), again}
         job.cancel()
         job.wait(PATIENCE)
     finally:

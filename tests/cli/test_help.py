@@ -17,6 +17,14 @@ VERBS = (
     "runs logs",
     "models list",
     "models show",
+    "models publish",
+    "models alias",
+    "services list",
+    "services show",
+    "services scale",
+    "services rollout",
+    "services rollback",
+    "services stop",
     "stop",
     "delete",
     "keys add",
@@ -34,7 +42,11 @@ VERBS = (
 def test_every_verb_explains_itself_with_examples(verb: str) -> None:
     shown = CliRunner().invoke(make_app(), [*verb.split(), "--help"])
     assert shown.exit_code == 0
-    assert f"ganglion {verb}" in shown.stdout.partition("Examples:")[2]
+    examples = shown.stdout.partition("Examples:")[2].partition("╭")[0]
+    assert f"ganglion {verb}" in examples
+    assert not examples.splitlines()[0].strip()
+    begun = [line for line in examples.splitlines() if "ganglion " in line]
+    assert all(line.count("ganglion ") == 1 or "|" in line for line in begun), "each stands on a line of its own"
 
 
 def test_help_loads_nothing_heavy() -> None:

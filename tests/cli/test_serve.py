@@ -52,6 +52,30 @@ def test_a_model_is_served_until_it_is_told_to_end(shop: CommandLine, tmp_path: 
     assert '"path":"/v1/models/lights:predict","status":200' in log.read_text()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are forked, and say what they have mapped, on Linux")
+def test_an_idle_service_is_four_processes_that_share_what_they_can(shop: CommandLine) -> None:
+    """Controller, warden, gateway, replica: forks of one interpreter; none keeps what only its start needed."""
+    with shop.start("serve", "lights", "--port", "0", "--replicas", "1", "--cpu", "0.1") as service:
+        assert service.stdout is not None
+        assert service.stdout.readline().startswith("Serving lights")
+        controller = psutil.Process(service.pid)
+        [warden] = controller.children()
+        members = warden.children()
+        assert len(members) == 2
+        assert controller.children(recursive=True) == [warden, *members]
+        assert {tuple(process.cmdline()) for process in (warden, *members)} == {tuple(controller.cmdline())}
+
+        held = [{Path(one.path).name: one.rss for one in process.memory_maps()} for process in (controller, warden)]
+        assert not [name for name in held[0] if re.search("onnxruntime|multiarray|openblas|uvloop", name)]
+        [library] = [name for name in held[1] if name.startswith("onnxruntime_pybind11_state")]
+        assert held[1][library] < 2e6, "it is there for others"
+        mapped = [one for member in members for one in member.memory_maps() if Path(one.path).name == library]
+        assert max(one.rss for one in mapped) < 0.27 * Path(mapped[0].path).stat().st_size
+
+        service.kill()
+        assert psutil.wait_procs([warden, *members], timeout=10)[1] == []
+
+
 def test_what_cannot_be_served_is_refused(shop: CommandLine) -> None:
     assert "Did you mean 'lights'?" in shop.error("serve", "lihgts", "--port", "0")
     assert "half written" in shop.error("serve", "lights:3", "--port", "0")

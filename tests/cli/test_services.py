@@ -76,6 +76,9 @@ def test_services_are_listed_and_changed_from_another_process(served: Shop) -> N
     canary = served.model("lights")["canary"]
     assert (canary["version"], canary["percent"], canary["steps"]) == (2, 10.0, [50.0, 100.0])
     assert "canary: version 2 at 10 %" in served.say("show", "lights")
+    logs = [Path(version["logs"]) for version in served.model("lights")["versions"].values()]
+    assert len(logs) == 2
+    assert all(list(folder.glob("*/*/log")) for folder in logs), "what its processes wrote is where it says"
     assert served.say("rollback", "lights") == "Version 1 of lights answers.\n"
     assert served.model("lights")["last_rollout"] == "Version 2 was rolled back: on request"
 

@@ -8,9 +8,11 @@ import resource
 import select
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from queue import Empty
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -19,8 +21,13 @@ from gateway_samples import PATIENCE, GatewayThread, ScriptedReplica
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ganglion.artifacts.package import ImageInput
+from ganglion.artifacts.package import ImageInput, Signature, TensorSpec
+from ganglion.serving.gateway import open_inference, tensorflow_examples, tensorflow_rest
+from ganglion.serving.gateway.errors import RequestError
+from ganglion.serving.gateway.head import Head
 from ganglion.serving.gateway.limits import HttpLimits
+from ganglion.serving.gateway.row_reader import RowReader
+from ganglion.serving.routes import VersionRoute
 
 PREDICT, INFER = "/v1/models/m:predict", "/v2/models/m/infer"
 
@@ -115,7 +122,8 @@ TRICKS = [
     "//v1/models/m:predict",
     "/v1/models/m:predict:predict",
     "*",
-    "http://elsewhere/v1/models/m:predict",
+    "http://elsewhere/v1/models/../m:predict",
+    "ftp://elsewhere/v1/models/m:predict",
 ]
 
 
@@ -129,6 +137,71 @@ def test_tricks_with_paths_find_nothing(service: Service, target: str) -> None:
     assert answer.split()[1] in (b"400", b"404", b"405")
     assert b"root:" not in answer
     service.check()
+
+
+MANY = {
+    "lists": (PREDICT, b'{"instances":[' + b"[]," * 1_100_000 + b"[]]}"),
+    "objects": (PREDICT, b'{"inputs":[' + b"{}," * 1_100_000 + b"{}]}"),
+    "examples": ("/v1/models/m:classify", b'{"examples":[' + b"{}," * 1_100_000 + b"{}]}"),
+    "tensors": (INFER, b'{"inputs":[' + b"{}," * 1_100_000 + b"{}]}"),
+    "numbers": (INFER, b'{"inputs":[' + b"1," * 17_000_000 + b"1]}"),
+    "data": (
+        INFER,
+        b'{"inputs":[{"name":"x","shape":[1,2],"datatype":"FP32","data":[' + b"[]," * 1_100_000 + b"[]]}]}",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MANY)
+def test_short_bodies_of_very_many_values_are_refused_unparsed(name: str) -> None:
+    path, body = MANY[name]
+    signature = Signature((TensorSpec("x", "float32", (-1, 2)),), (TensorSpec("y", "float32", (-1, 3)),))
+    read = {PREDICT: tensorflow_rest.read, INFER: open_inference.read}.get(path)
+    if read is None:
+        version = VersionRoute(version=1, state="AVAILABLE", signature=signature)
+        read = tensorflow_examples.reader("classify", "m", version)
+    endpoint: Any = SimpleNamespace(signature=signature, image=None, reader=RowReader(signature))
+    began = time.process_time()
+    with pytest.raises(RequestError, match="lists and objects") as refused:
+        read(endpoint, Head("POST", path, {}), body)
+    assert refused.value.status == 413
+    assert time.process_time() - began < 0.5, "parsing it takes longer, and a hundred times its memory"
+
+
+def test_what_is_quoted_in_an_error_is_cut(service: Service) -> None:
+    name = b"instances" * 50_000
+    tensor = b'{"name":"x","shape":[1,2],"datatype":"FP32","data":[1,2]}'
+    outputs = b'{"inputs":[%b],"outputs":[{"name":"%b"}]}' % (tensor, name)
+    for path, body in ((PREDICT, b'{"%b": 1}' % name), (INFER, outputs)):
+        answer = service.client.post(path, content=body)
+        assert (answer.status_code, len(answer.content) < 1200) == (400, True)
+        assert answer.elapsed.total_seconds() < PATIENCE / 10
+
+
+@pytest.mark.parametrize(
+    ("given", "status"), [("1" + "0" * 400, 200), ("1e300", 200), ("60000000.0", 200), ("0.5", 400)]
+)
+def test_a_deadline_may_be_any_whole_number(service: Service, given: str, status: int) -> None:
+    tensor = '{"name":"x","shape":[1,2],"datatype":"FP32","data":[1,2]}'
+    answer = service.client.post(INFER, content=f'{{"inputs":[{tensor}],"parameters":{{"timeout":{given}}}}}')
+    assert answer.status_code == status, answer.text
+
+
+def test_no_output_is_given_more_than_once(service: Service) -> None:
+    tensor = {"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}
+    answer = service.client.post(INFER, json={"inputs": [tensor], "outputs": [{"name": "y"}] * 1000})
+    assert (answer.status_code, "same name" in answer.json()["error"]) == (400, True)
+
+
+def test_requests_with_bad_deadlines_are_counted(service: Service) -> None:
+    def count() -> float:
+        lines = service.client.get("/metrics").text.splitlines()
+        mine = [line for line in lines if line.startswith('ganglion_requests_total{model="m"') and '"400"' in line]
+        return sum(float(line.split()[-1]) for line in mine)
+
+    before = count()
+    answer = service.client.post(PREDICT, json={"instances": [[1, 2]]}, headers={"x-request-timeout-ms": "soon"})
+    assert (answer.status_code, count()) == (400, before + 1)
 
 
 def test_a_body_of_a_gigabyte_is_refused_before_it_is_read(service: Service) -> None:

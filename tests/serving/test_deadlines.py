@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -155,3 +157,41 @@ def test_the_time_for_which_a_request_was_not_read_counts(
     patient = caller.ask(2, 60_000)
     assert replica.echo() == [2]
     assert patient.result(PATIENCE).status_code == 200
+
+
+def test_an_answer_that_came_too_late_is_not_given(gateway: GatewayThread, caller: Caller, replicas: Make) -> None:
+    replica = replicas()
+    gateway.serve(replica)
+    asked = caller.ask(1, 100)
+    batch, _ = replica.next()
+    held, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        held.set()
+        go_on.wait(PATIENCE)
+
+    gateway._loop.call_soon_threadsafe(hold)
+    assert held.wait(PATIENCE)
+    replica.answer(batch, [1])
+    time.sleep(0.15)  # the deadline passes while the gateway is kept from reading
+    go_on.set()
+    assert asked.result(PATIENCE).status_code == 504
+
+
+def test_who_waits_for_a_replica_is_told_within_the_deadline(
+    gateway: GatewayThread, caller: Caller, replicas: Make
+) -> None:
+    replica = replicas()
+    gateway.serve(replica)
+    pool = next(gateway.gateway.catalog.pools())
+    told: list[tuple[float, float]] = []
+    asked = caller.ask(1, 200)
+    batch, _ = replica.next()
+    (link,) = pool._links.values()
+    (part,) = link.parts
+    fail = part.prediction._finish
+    part.prediction._finish = lambda result: (told.append((time.monotonic(), part.prediction.deadline)), fail(result))
+    assert asked.result(PATIENCE).status_code == 504
+    ((moment, deadline),) = told
+    assert moment < deadline
+    replica.answer(batch, [1])

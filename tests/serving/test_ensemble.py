@@ -36,6 +36,29 @@ def test_mean_and_weighted_mean() -> None:
     assert combine(given_answers, heavy, NO_CLASSES)["y"].dtype == np.float32
 
 
+@given(
+    members=st.integers(1, 6).flatmap(
+        lambda count: st.lists(
+            st.lists(st.floats(-1e6, 1e6, width=32), min_size=3, max_size=3), min_size=count, max_size=count
+        )
+    ),
+    dtype=st.sampled_from([np.float32, np.float64, np.int64, np.uint8]),
+)
+def test_a_mean_is_that_of_numpy_to_the_last_bit(members: list[list[float]], dtype: Any) -> None:
+    values = [np.array([row, row], np.float32).clip(0, 255).astype(dtype) for row in members]
+    before = [value.copy() for value in values]
+    combined = combine([{"y": value} for value in values], route("mean", len(values)), NO_CLASSES)["y"]
+    wanted = np.mean(values, axis=0, dtype=np.float64)
+    np.testing.assert_array_equal(combined, wanted.astype(dtype) if np.dtype(dtype).kind == "f" else wanted)
+    assert all(np.array_equal(value, old) for value, old in zip(values, before, strict=True)), "members keep theirs"
+
+
+def test_members_that_answer_differently_are_told() -> None:
+    for other in ({"z": np.zeros((1, 2))}, {"y": np.zeros((1, 3))}, {"y": np.zeros((1, 2)), "z": np.zeros(1)}):
+        with pytest.raises(RequestError, match="answer differently"):
+            combine([{"y": np.zeros((1, 2))}, other], route("mean", 2), NO_CLASSES)
+
+
 def test_the_weights_of_a_missing_member_are_the_others() -> None:
     heavy = route("weighted", weights=(6.0, 3.0, 1.0))
     combined = combine(answers(None, [[0, 1]], [[1, 0]]), heavy, NO_CLASSES)["y"]

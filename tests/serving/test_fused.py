@@ -122,10 +122,31 @@ def test_as_many_gateways_as_cores_leave_nothing_short_to_replicas(
             replica.echo()
         time.sleep(0.0005)
     here = sum(answer.result() == [number + 100.0] for number, answer in asked.items())
-    assert here > 100, "few had come together with so many that it would not have been short"
+    assert here > 100, "the core was hardly ever taken away meanwhile for so long that it would not have been short"
     large = client.ask(*(float(number) for number in range(17)))
     assert replica.echo() == [float(number) for number in range(17)]
     assert large.result(PATIENCE) == [float(number) for number in range(17)]
+
+
+def test_what_a_batch_does_not_hold_is_answered_in_the_next_turn(
+    gateway: GatewayThread, client: Client, replicas: Make, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ganglion.serving.gateway.fused_link.CORES", 2)
+    monkeypatch.setattr("ganglion.serving.gateway.fused_link.SHORT", PATIENCE)
+    monkeypatch.setattr("ganglion.serving.gateway.gateway.TICK", PATIENCE)  # nothing else asks what waits
+    replica = replicas()
+    gateway.apply(routes(model("m", [replica], package=package, gateways=2, max_batch=3)))
+    client.calm(replica)
+    body = b'{"instances":[[1.0,100.0]]}'
+    request = b"POST /v1/models/m:predict HTTP/1.1\r\nhost: h\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
+    with socket.create_connection(("127.0.0.1", gateway.port), PATIENCE) as connection:
+        connection.sendall(20 * request)
+        answers = b""
+        while answers.count(b"101.0") < 20:
+            received = connection.recv(2**16)
+            assert received
+            answers += received
+    assert replica.idle
 
 
 def test_requests_that_wait_for_their_turn_are_let_in_one_after_the_other(

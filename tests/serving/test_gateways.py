@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import re
+import select
 import signal
 import socket
 import threading
@@ -23,7 +24,7 @@ from real_server import SMALL, RealServer
 from serving_samples import expected, pixels, write_classifier
 
 from ganglion.core.errors import ControlError, UserError
-from ganglion.serving.callers import CallerLimit, Callers
+from ganglion.serving.callers import ApiKey, CallerLimit, Callers, digest_of, new_key
 from ganglion.serving.client import Client
 from ganglion.serving.controller import ModelServer
 from ganglion.serving.port import SharedPort, take_port
@@ -31,6 +32,7 @@ from ganglion.serving.port import SharedPort, take_port
 PATIENCE = 60.0
 BODY = json.dumps({"instances": pixels(1).tolist()})
 WANTED = expected(pixels(1), 0)[0]
+KEY = new_key()
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +42,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealServer]:
     made = RealServer(folder, gateways=2)
     made.repository.publish("m", folder / "package")
     made.server.deploy("m", replicas=2, resources=SMALL)
-    wait_for(lambda: len(gateways(made)) == 2)
+    wait_for(lambda: len(gateways(made)) == 2 and made.server.status()["gateway"] == "ready")
     yield made
     made.close()
 
@@ -191,6 +193,51 @@ def test_a_rate_holds_for_all_gateways_together(served: RealServer) -> None:
     assert 0.98 * (burst + rate * seconds) <= allowed <= 1.02 * (burst + rate * took)
     limited = _sample(served.url, "ganglion_limited_total")
     assert len(limited) == 2, "only one gateway was asked"
+
+
+@pytest.mark.parametrize(("known", "most", "asked"), [(False, 2, 16), (True, 3, 16), (True, 50, 160)])
+def test_a_limit_of_concurrency_holds_for_all_gateways_together(
+    served: RealServer, known: bool, most: int, asked: int
+) -> None:
+    limit = CallerLimit(concurrency=most, waiting=0)
+    keys = (ApiKey(name="ann", digest=digest_of(KEY)),)
+    served.server.limit(Callers(anonymous=limit, authenticated=limit, keys=keys))
+    headers = {"authorization": f"Bearer {KEY}"} if known else {}
+    replicas = [pid for name, pid in served.pids.items() if not name.startswith("gateway")]
+    connections = [http.client.HTTPConnection("127.0.0.1", served.port, timeout=PATIENCE) for _ in range(asked)]
+    try:
+        for connection in connections:
+            connection.connect()
+        for pid in replicas:
+            os.kill(pid, signal.SIGSTOP)
+        for connection in connections:
+            connection.request("POST", "/v1/models/m:predict", BODY, headers)
+        waiting = {connection.sock: connection for connection in connections}
+        refused = _take(waiting, asked - most)
+        for pid in replicas:
+            os.kill(pid, signal.SIGCONT)
+        answered = _take(waiting, most)
+    finally:
+        for pid in replicas:
+            os.kill(pid, signal.SIGCONT)
+        for connection in connections:
+            connection.close()
+        served.server.limit(None)
+    assert refused == [429] * (asked - most), "more were let in"
+    assert answered == [200] * most, "fewer were let in"
+
+
+def _take(waiting: dict[socket.socket, http.client.HTTPConnection], count: int) -> list[int]:
+    """The statuses of the next answers on any of these connections."""
+    found: list[int] = []
+    while len(found) < count:
+        ready, _, _ = select.select(list(waiting), [], [], PATIENCE)
+        assert ready, f"only {len(found)} of {count} were answered"
+        for one in ready[: count - len(found)]:
+            answer = waiting.pop(one).getresponse()
+            answer.read()
+            found.append(answer.status)
+    return found
 
 
 def _storm(connection: http.client.HTTPConnection, end: float) -> tuple[int, int]:

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from gateway_samples import PATIENCE, GatewayThread, ScriptedReplica
 
-from ganglion.serving.gateway import http
+from ganglion.serving.gateway import known_heads
 from ganglion.serving.gateway.exchange import Exchange
 from ganglion.serving.gateway.limits import HttpLimits
 
@@ -119,7 +119,7 @@ def test_a_head_that_another_connection_sent_before_means_the_same(
 
 
 def test_only_so_many_heads_are_known(gateway: GatewayThread, raw: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "_MOST_HEADS", 10)
+    monkeypatch.setattr(known_heads, "MOST", 10)
     connection = raw()
     for number in range(35):
         connection.send(b"GET /healthz HTTP/1.1\r\nhost: x\r\nx-number: %d\r\n\r\n" % number)
@@ -192,6 +192,83 @@ def test_an_upgrade_is_not_taken(raw: Connect) -> None:
     assert [connection.answer()[0] for _ in range(4)] == [200] * 4
 
 
+UPGRADE = (b"connection: upgrade, http2-settings", b"upgrade: h2c", b"http2-settings: AAMAAABkAAQAAP__")
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("closes", [b"", b", close"])
+def test_the_body_of_a_request_that_would_upgrade_is_its_body(
+    gateway: GatewayThread, raw: Connect, replicas: Callable[[], ScriptedReplica], chunked: bool, closes: bytes
+) -> None:
+    replica = replicas()
+    gateway.serve(replica)
+    hidden = b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n"
+    body = b'{"instances": [[4, 0]]}' + b" " * 200
+    for content, status in ((body, 200), (hidden, 400)):
+        framing = b"transfer-encoding: chunked" if chunked else b"content-length: %d" % len(content)
+        sent = b"%x\r\n%b\r\n0\r\n\r\n" % (len(content), content) if chunked else content
+        request, half = post(sent, framing, UPGRADE[0] + closes, *UPGRADE[1:]), len(sent) // 2
+        connection = raw().send(request[:-half]).send(request[-half:] + (b"" if closes else GET))
+        if status == 200:
+            assert replica.echo() == [4]
+        assert connection.answer()[0] == status
+        assert connection.ended() if closes else connection.answer()[2] == b'{"status":"ok"}'
+
+
+def test_fields_behind_a_chunked_body_mean_nothing(
+    gateway: GatewayThread, raw: Connect, replicas: Callable[[], ScriptedReplica]
+) -> None:
+    replica = replicas()
+    gateway.serve(replica)
+    trailers = b"x-request-timeout-ms: soon\r\nhost: y\r\nexpect: magic\r\ncontent-encoding: gzip\r\n"
+    chunk = b'17\r\n{"instances": [[4, 0]]}\r\n0\r\n'
+    connection = raw().send(post(chunk + trailers + b"\r\n", b"transfer-encoding: chunked") + GET)
+    assert replica.echo() == [4]
+    assert [connection.answer()[0] for _ in range(2)] == [200, 200]
+
+
+FLOODS = {"trailer": b"0\r\na: ", "name": b"0\r\n", "extension": b"1;", "size": b""}
+
+
+@pytest.mark.parametrize("name", FLOODS)
+def test_what_surrounds_chunks_is_bounded(raw: Connect, name: str) -> None:
+    connection = raw().send(post(FLOODS[name], b"transfer-encoding: chunked"))
+    for _ in range(3):
+        connection.send(b"0" * 1_000)
+    status, _headers, body = connection.answer()
+    assert (status, "surrounds the chunks" in json.loads(body)["error"]) == (400, True)
+
+
+def test_bodies_in_chunks_of_one_byte_are_read(raw: Connect) -> None:
+    connection = raw().send(post(b"1\r\nx\r\n" * 5_000 + b"0\r\n\r\n", b"transfer-encoding: chunked"))
+    assert connection.answer()[0] == 503, "no routes yet"
+
+
+def test_many_requests_in_one_piece_are_no_long_head(raw: Connect) -> None:
+    connection = raw().send(GET * 200 + GET[:20])
+    assert [connection.answer()[0] for _ in range(200)] == [200] * 200
+    assert connection.send(GET[20:]).answer()[0] == 200
+
+
+def test_a_target_may_name_the_server(raw: Connect) -> None:
+    for target in (b"http://x/healthz", b"HTTP://x:80/healthz?a=b"):
+        assert raw().send(GET.replace(b"/healthz", target)).answer()[2] == b'{"status":"ok"}'
+    assert raw().send(GET.replace(b"/healthz", b"ftp://x/healthz")).answer()[0] == 404
+
+
+def test_old_clients_are_not_told_to_go_on(raw: Connect) -> None:
+    old = post(b"{}", b"content-length: 2", b"expect: 100-continue").replace(b"HTTP/1.1", b"HTTP/1.0")
+    assert raw().send(old).answer()[0] == 503, "no routes yet"
+
+
+def test_refusals_are_counted_by_status(gateway: GatewayThread, raw: Connect) -> None:
+    for request, status, _message in [*REFUSED[:5], *REFUSED[:1]]:
+        assert raw().send(request).answer()[0] == status
+    page = raw().send(GET.replace(b"/healthz", b"/metrics")).answer()[2].decode()
+    assert 'ganglion_refused_total{status="400"} 5' in page
+    assert 'ganglion_refused_total{status="413"} 1' in page
+
+
 REFUSED = [
     (b"nonsense\r\n\r\n", 400, "not HTTP/1.1"),
     (b"GET / HTTP/1.1\r\n\r\n", 400, "host header"),
@@ -199,6 +276,11 @@ REFUSED = [
     (post(b"", b"content-length: -1"), 400, "not HTTP/1.1"),
     (post(b"", b"content-length: 10001"), 413, "larger than 10000 bytes"),
     (post(b"", b"content-length: " + b"9" * 30), 400, "not HTTP/1.1"),
+    (post(b"0\r\n\r\n", b"transfer-encoding: gzip, chunked"), 400, "transfer-encoding"),
+    (post(b"", b"host: y"), 400, "one host"),
+    (b"GET / HTTP/1.1\r\nhost: a/b\r\n\r\n", 400, "one host"),
+    (b"GET / HTTP/2.0\r\nhost: x\r\n\r\n", 400, "version 2.0"),
+    (post(b"", b"x-api-key: one", b"X-API-Key: two"), 400, "'x-api-key' is there twice"),
     (post(b"2711\r\n" + b"x" * 10_001, b"transfer-encoding: chunked"), 413, "larger than 10000 bytes"),
     (post(b"", b"content-encoding: gzip", b"content-length: 2"), 415, "Compressed"),
     (post(b"", b"expect: magic", b"content-length: 2"), 417, "100-continue"),

@@ -231,3 +231,49 @@ def test_the_gateway_answers_only_while_there_was_one_batch_at_a_time(replica: S
             await leave(link, owner)
 
     uvloop.run(scenario())
+
+
+@pytest.fixture
+def fused(replica: ScriptedReplica, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Play:
+    """Plays a scenario with a link of one of as many gateways as cores, which holds the model."""
+    monkeypatch.setattr("ganglion.serving.gateway.fused_link.CORES", 1)
+    monkeypatch.setattr("ganglion.serving.gateway.fused_link.SHORT", PATIENCE)  # a core may be taken away meanwhile
+    write_sum(tmp_path / "sum")
+
+    async def run(scenario: Scenario) -> None:
+        owner = Owner()
+        link = LinkOpener(asyncio.get_running_loop(), owner).open(replica.route, str(tmp_path / "sum"))
+        await link._model.loading  # type: ignore[attr-defined]  # it is a fused one
+        await owner.until(1)
+        owner.told.clear()
+        try:
+            await scenario(link, owner)
+        finally:
+            await leave(link, owner)
+
+    return lambda scenario: uvloop.run(run(scenario))
+
+
+def test_more_than_a_gateway_answers_at_once_is_answered_batch_after_batch(fused: Play) -> None:
+    async def scenario(link: ReplicaLink, owner: Owner) -> None:
+        asked = [Asked(float(number)) for number in range(25)] + [Asked(30.0, 31.0) for _ in range(5)]
+        assert link.send([request.part for request in asked])
+        assert owner.told == ["answered here 16", "answered here 15", "answered here 4"]
+        assert [request.result for request in asked[:25]] == [[number + 100.0] for number in range(25)]
+        assert [request.result for request in asked[25:]] == [[130.0, 131.0]] * 5
+
+    fused(scenario)
+
+
+def test_what_a_gateway_cannot_answer_and_all_behind_it_is_the_replicas(fused: Play, replica: ScriptedReplica) -> None:
+    async def scenario(link: ReplicaLink, owner: Owner) -> None:
+        asked = [Asked(1.0), Asked(*(float(number) for number in range(17))), Asked(2.0)]
+        assert not link.send([request.part for request in asked])
+        assert owner.told == ["answered here 1"]
+        assert (asked[0].result, asked[1].result, link.batches, link.rows) == ([101.0], None, 1, 18)
+        await asyncio.to_thread(replica.echo)
+        await owner.until(3)
+        assert asked[1].result == [float(number) for number in range(17)]
+        assert (asked[2].result, link.batches, link.rows) == ([2.0], 0, 0)
+
+    fused(scenario)

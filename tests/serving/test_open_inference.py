@@ -191,6 +191,18 @@ def test_what_does_not_fit_is_refused_with_the_reason(gateway: GatewayThread, as
     assert replica.idle
 
 
+@pytest.mark.parametrize("place", [0, 2**18 - 1, 2**18, -1])
+def test_one_number_that_is_none_is_found_among_many(
+    gateway: GatewayThread, asker: Asker, replicas: Make, place: int
+) -> None:
+    gateway.serve(replicas())
+    values = np.zeros(2 * (2**18 + 1), np.float32)
+    values[place] = np.nan
+    described = BINARY | {"shape": [2**18 + 1, 2], "parameters": {"binary_data_size": values.nbytes}}
+    status, text = asker.refused(inputs(described), values.tobytes())
+    assert (status, "NaN or infinity" in text) == (400, True)
+
+
 def test_images_that_are_cut_off_are_refused(gateway: GatewayThread, asker: Asker, replicas: Make) -> None:
     replica = replicas()
     gateway.serve(replica, image=ImageInput(28, 28, "L"))

@@ -33,6 +33,7 @@ CHECKS = (
     "response_headers_conformance",
     "response_schema_conformance",
     "negative_data_rejection",
+    "what_fits_is_accepted",
     "unsupported_method",
     "ignored_auth",
 )
@@ -172,7 +173,13 @@ ROWS: list[tuple[int, Any]] = [
     (0, {"instances": [[1, 2]], "more": 1}),
     (0, {"instances": [[1, 2]], "signature_name": "other"}),
     (1, {"instances": [[[1, 2], [3, 255]]]}),
+    (1, {"instances": [[[1.0, 2], [3, 255.0]]]}),
+    (1, {"instances": [[[1.5, 2], [3, 4]]]}),
     (1, {"instances": [[[1, 2], [3, 256]]]}),
+    (1, {"instances": [{"b64": "AAAAA"}]}),
+    (1, {"instances": [{"b64": "AAA_"}]}),
+    (1, {"instances": [{"b64": "AA=="}]}),
+    (1, {"instances": [{"b64": "AA A"}]}),
     (1, {"instances": [[[1, 2], [3, -1]]]}),
     (1, {"instances": [{"image_bytes": {"b64": "AAAA"}}]}),
     (1, {"instances": [{"b64": "AAAA"}]}),
@@ -208,6 +215,8 @@ EXAMPLES: list[tuple[int, Any]] = [
     (0, {"instances": [[1, 2]]}),
     (1, {"examples": [{"x": [1, 2, 3, 4]}]}),
     (1, {"examples": [{"image_bytes": {"b64": "AAAA"}}]}),
+    (1, {"examples": [{"image_bytes": {"b64": "AAAA"}}, {"b64": "AAAA"}]}),
+    (1, {"examples": [{"image_bytes": {"b64": "AAAA"}}, {"x": [1, 2, 3, 4]}]}),
 ]
 
 
@@ -228,6 +237,14 @@ def test_the_schema_of_inference_is_that_of_the_protocol() -> None:
     good = {"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}
     assert schema.is_valid({"inputs": [good], "id": "seven", "outputs": [{"name": "y"}]})
     assert schema.is_valid({"inputs": [good | {"data": [[1, 2]]}]})
-    for wrong in ({"name": "z"}, {"datatype": "FP64"}, {"shape": [2]}, {"shape": [1, 3]}, {"data": ["1", "2"]}):
+    for wrong in (
+        {"name": "z"},
+        {"datatype": "FP64"},
+        {"shape": [2]},
+        {"shape": [1, 3]},
+        {"data": ["1", "2"]},
+        {"data": []},
+    ):
         assert not schema.is_valid({"inputs": [good | wrong]}), wrong
     assert not schema.is_valid({"inputs": [good], "outputs": [{"name": "z"}]})
+    assert not schema.is_valid({"inputs": [good], "outputs": [{"name": "y"}] * 2})

@@ -156,13 +156,41 @@ def test_what_is_no_image_is_said_to_be_none(browser: Browser, served: RealServe
     assert browser.run(BARS) == []
 
 
+def test_what_a_person_reads_next_is_linked(browser: Browser, served: RealServer) -> None:
+    browser.open(served.url)
+    browser.wait_for(lambda: "ready" in browser.text("#models"))
+    links = browser.run("return [...document.querySelectorAll('a')].map((link) => link.href)")
+    assert sorted(link.removeprefix(served.url) for link in links) == [
+        "/metrics",
+        "/openapi.json",
+        "/v1/models/fashion/metadata",
+    ]
+    assert [httpx.get(link).status_code for link in links] == [200] * 3
+
+
+def test_a_service_that_went_away_is_not_shown_as_if_it_were_there(browser: Browser) -> None:
+    gateway = GatewayThread()
+    gateway.apply(routes(model("gone", [], state="AVAILABLE")))
+    try:
+        browser.open(f"http://127.0.0.1:{gateway.port}/")
+        browser.wait_for(lambda: "0, requests wait for one" in browser.text("#models"))
+        assert browser.text("#trouble") == ""
+    finally:
+        gateway.close()
+    said = browser.wait_for(lambda: browser.text("#trouble"))
+    assert re.search(r"does not answer .*What is shown is of \d", said)
+    assert "gone" in browser.text("#models")
+    assert float(browser.run("return getComputedStyle(document.getElementById('models')).opacity")) < 1
+    browser.complaints()  # that nobody answered is among them, and is taken away
+
+
 def test_the_page_runs_and_loads_nothing_but_its_own(gateway: GatewayThread) -> None:
     answer = httpx.get(f"http://127.0.0.1:{gateway.port}/")
     policy = dict(part.strip().split(" ", 1) for part in answer.headers["content-security-policy"].split(";"))
     assert policy["default-src"] == "'none'"
     assert policy["script-src"].startswith("'sha256-")
     assert "unsafe" not in answer.headers["content-security-policy"]
-    assert not re.search(r"""(src|href)=["'](?!data:)|url\(|https?://|@import""", answer.text)
+    assert not re.search(r"""(src|<link[^>]*href)=["'](?!data:)|url\(|https?://|@import""", answer.text)
     head = httpx.head(f"http://127.0.0.1:{gateway.port}/")
     assert (head.status_code, head.content) == (200, b"")
     assert head.headers["content-length"] == str(len(answer.content))

@@ -52,6 +52,17 @@ def test_an_image_bomb_is_refused_before_it_is_decoded(width: int, height: int) 
         decode_image(bomb, GRAY)
 
 
+@pytest.mark.parametrize(("kind", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)])
+def test_a_png_of_16_bits_is_refused_whatever_its_channels(kind: int, channels: int) -> None:
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 28, 28, 16, kind, 0, 0, 0))
+    rows = zlib.compress(bytes(28 * (1 + 28 * channels * 2)))
+    with pytest.raises(DataError, match="8 bits"):
+        decode_image(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", rows) + chunk(b"IEND", b""), GRAY)
+
+
 def test_deep_colour_is_refused_rather_than_clipped() -> None:
     deep = Image.fromarray(np.full((28, 28), 40_000, np.uint16))
     with pytest.raises(DataError, match="8 bits"):

@@ -75,6 +75,23 @@ def test_a_gateway_that_reads_nothing_is_left_and_others_are_answered(
             answers(deaf, 1)
 
 
+def test_a_large_batch_is_answered_however_it_arrives(connect: Connect) -> None:
+    batch = b"".join(frames.encode_sized(wire.Batch(9), [bytes(LARGE)], LARGE))
+    small = b"".join(frames.encode(wire.Batch(4), []))
+    with connect() as connection:
+        for piece in (2**16 + 1, len(batch) - 5):
+            stream = small + batch + small
+            for start in range(0, len(stream), piece):
+                connection.sendall(stream[start : start + piece])
+            assert answers(connection, 3) == [4, 9, 4]
+        connection.sendall(batch[:-1])
+        connection.shutdown(socket.SHUT_WR)
+        assert connection.recv(1) == b"", "it has ended in mid-batch"
+    with connect() as other:
+        ask(other, 3)
+        assert answers(other, 1) == [3]
+
+
 def test_a_frame_that_is_no_batch_ends_its_connection_alone(connect: Connect) -> None:
     with connect() as broken, connect() as other:
         broken.sendall(struct.pack(">IQ", 1, 0) + b"x")

@@ -50,6 +50,14 @@ def test_the_reserve_is_at_most_half_of_what_a_request_may_take() -> None:
     assert hasty == pytest.approx(shaky.predict(1) + 0.01)
 
 
+def test_a_reserve_is_kept_before_anything_was_late() -> None:
+    steady = learnt(0.004)
+    assert steady.margin < 0.001
+    hasty, patient = (wait(1, MOST, [Worker(steady, 0.0)], allowed) for allowed in (0.05, 10.0))
+    assert hasty == pytest.approx(steady.predict(1) + 0.0125)
+    assert patient == pytest.approx(steady.predict(1) + 0.02), "a core is lost for as long, whatever is allowed"
+
+
 @given(fleet=workers, rows=st.integers(1, 100), free=st.integers(1, 5))
 def test_the_fastest_always_takes_its_share(fleet: list[tuple[float, float]], rows: int, free: int) -> None:
     there = [Worker(learnt(fixed), busy) for fixed, busy in fleet]

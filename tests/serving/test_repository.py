@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -128,6 +130,42 @@ def test_symbolic_links_are_not_followed(repository: ModelRepository, classifier
     (repository.root / "other").symlink_to(outside)
     with pytest.raises(ModelError, match="symbolic link"):
         repository.latest("other")
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda path: path.symlink_to("/dev/zero"),
+        lambda path: path.symlink_to(path.parent / "1" / "package.json"),
+        os.mkfifo,
+        Path.mkdir,
+        lambda path: path.write_bytes(b" " * (2**20 + 1) + b"{}"),
+        lambda path: path.write_bytes(b'{"a": "b"}'),
+        lambda path: path.write_bytes(b'{"../1": 1}'),
+        lambda path: path.write_bytes(b"\xff"),
+    ],
+    ids=["device", "link", "pipe", "folder", "huge", "loop", "path", "no-text"],
+)
+def test_a_spoilt_file_of_aliases_is_refused_and_keeps_nobody(
+    repository: ModelRepository, classifier: Path, spoil: Callable[[Path], object]
+) -> None:
+    repository.publish("fashion", classifier)
+    spoil(repository.root / "fashion" / "aliases.json")
+    with pytest.raises(ModelError, match="set the aliases again"):
+        repository.aliases("fashion")
+    assert repository.resolve("fashion") == ("fashion", 1)
+
+
+def test_a_description_that_cannot_be_parsed_spoils_no_other_model(
+    repository: ModelRepository, classifier: Path
+) -> None:
+    for name in ("deep", "huge", "fashion"):
+        repository.publish(name, classifier)
+    (repository.root / "deep" / "1" / "package.json").write_bytes(b"[" * 100_000 + b"]" * 100_000)
+    os.truncate(repository.root / "huge" / "1" / "package.json", 2**30)
+    assert repository.names() == ("fashion",)
+    assert "does not parse" in repository.problems("deep")[1]
+    assert "more than" in repository.problems("huge")[1]
 
 
 def test_unknown_names_come_with_a_suggestion(repository: ModelRepository, classifier: Path) -> None:

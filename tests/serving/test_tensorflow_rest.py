@@ -105,7 +105,7 @@ REFUSED: list[tuple[Any, Signature, str]] = [
     ({"instances": [[[1, 2], [3]]]}, SMALL, "ragged"),
     ({"instances": [[[1, 2], [3, 256]]]}, SMALL, "from 1 to 256 were given; the model takes uint8, integers from 0"),
     ({"instances": [[[1, -2], [3, 4]]]}, SMALL, "from -2 to 4"),
-    ({"instances": [[[1, 2.0], [3, 4]]]}, SMALL, "with a fraction"),
+    ({"instances": [[[1, 2.5], [3, 4]]]}, SMALL, "with a fraction"),
     ({"instances": [[[True, True], [True, True]]]}, SMALL, "true and false were given"),
     ({"instances": [[["1", "2"], ["3", "4"]]]}, SMALL, "something else than numbers"),
     ({"instances": [[[None, 2], [3, 4]]]}, SMALL, "something else than numbers"),

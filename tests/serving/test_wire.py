@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import resource
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -27,6 +30,54 @@ def test_frames_survive_any_cutting_of_the_stream(bodies: list[list[bytes]], cut
         position += cut
     assert received == list(enumerate(bodies))
     assert len(reader) == 0
+
+
+@given(
+    bodies=st.lists(st.binary(max_size=200), min_size=1, max_size=6),
+    cuts=st.lists(st.integers(1, 90), min_size=1),
+    direct=st.lists(st.booleans(), min_size=1),
+)
+def test_long_bodies_are_the_same_copied_or_written_where_they_stay(
+    bodies: list[bytes], cuts: list[int], direct: list[bool]
+) -> None:
+    parts = [frames.encode(wire.Answer(number), [body]) for number, body in enumerate(bodies)]
+    stream = b"".join(map(b"".join, parts))
+    reader = frames.FrameReader()
+    received: list[tuple[int, bytes]] = []
+    step = position = 0
+    with patch.object(frames, "LONG_BODY", 40):
+        while position < len(stream):
+            data = stream[position : position + cuts[step % len(cuts)]]
+            room = reader.room
+            if room is not None and direct[step % len(direct)]:
+                data = data[: room.nbytes]
+                room[: len(data)] = data
+                frame = reader.filled(len(data))
+                found = [frame] if frame is not None else []
+            else:
+                found = reader.feed(data)
+            received += [(wire.decode_answer(header).id, bytes(body)) for header, body in found]
+            assert all(body.readonly for _header, body in found)
+            position += len(data)
+            step += 1
+    assert received == list(enumerate(bodies))
+    assert len(reader) == 0
+    assert reader.room is None
+
+
+def test_a_tensor_in_a_long_body_is_not_copied_and_only_claimed_bytes_need_no_memory() -> None:
+    values = np.arange(2 * frames.LONG_BODY, dtype=np.float64)
+    stream = b"".join(Payload(tensors={"a": values}).encode(1, []))
+    reader = frames.FrameReader()
+    assert reader.feed(stream[:1000]) == []
+    ((header, body),) = reader.feed(stream[1000:])
+    array = wire.tensors_of(wire.decode_batch(header).tensors, body)["a"]
+    assert np.shares_memory(array, np.frombuffer(body, np.uint8))
+    assert array.tolist() == values.tolist()
+    claimed = frames.encode_sized(wire.Answer(1), [], frames.LONGEST_BODY)[0]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert frames.FrameReader().feed(claimed) == []
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20, "kibibytes, of two gibibytes"
 
 
 def test_parts_of_several_requests_become_one_tensor_in_order() -> None:

@@ -173,7 +173,7 @@ class _WardensOfHosts:
         self._hosts = hosts
         self._wardens = [Wardens(receive, fork=True) for _ in hosts]
 
-    def warm(self, numerics, preload) -> None:
+    def warm(self, numerics, preload, *, share=False) -> None:
         for host, wardens in zip(self._hosts, self._wardens, strict=True):
             host.call(wardens.warm, numerics, preload)
 

@@ -90,22 +90,28 @@ class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 raise ModelError(f"A signature needs {side} of different names; given: {', '.join(names) or 'none'}.")
 
 
-class ImageInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How an encoded image becomes the input: decoded, converted to `mode`, resized; the result is uint8 pixels.
+class ImageInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """How an encoded image becomes the input: decoded, converted to `mode`, resized, scaled.
+
+    The result has the shape of the input; where that has its three channels first, so have the pixels.
 
     Attributes:
         width: pixels.
         height: pixels.
         mode: `L` for one gray channel, `RGB` for three.
+        scale: what pixels from 0 to 255 are multiplied by; other than 1 for an input of float32 only.
     """
 
     width: int
     height: int
     mode: Literal["L", "RGB"]
+    scale: float = 1.0
 
     def __post_init__(self) -> None:
         if self.width < 1 or self.height < 1 or self.mode not in ("L", "RGB"):
             raise ModelError(f"An image input has a positive width and height and the mode L or RGB; given: {self}.")
+        if not 0 < self.scale < math.inf:
+            raise ModelError(f"The pixels of an image input are multiplied by a positive number; given: {self.scale}.")
 
 
 class PackageFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -260,6 +266,10 @@ def _write_manifest(folder: Path, manifest: PackageManifest) -> None:
     files.sync_folder(folder.parent)
 
 
+_LARGEST_MANIFEST = 16 * 2**20
+"""Bytes; who looks after a repository reads the description of what is damaged again and again."""
+
+
 def _read_manifest(folder: Path) -> PackageManifest:
     path = folder / MANIFEST
     if path.is_symlink():
@@ -267,13 +277,15 @@ def _read_manifest(folder: Path) -> PackageManifest:
     if not path.is_file():
         state = "is half written" if folder.is_dir() else "does not exist"
         raise ModelError(f"The model package {folder} {state}: there is no {MANIFEST} in it.")
+    if path.stat().st_size > _LARGEST_MANIFEST:
+        raise ModelError(f"{path} has more than {_LARGEST_MANIFEST} bytes.")
     try:
         content = msgspec.json.decode(path.read_bytes())
         if isinstance(content, dict) and content.get("format") != FORMAT:
             raise ModelError(f"{path}: format {content.get('format')!r}; this version reads format {FORMAT}.")
         manifest = msgspec.convert(content, PackageManifest)
         _refuse_bad_paths(manifest.files)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ModelError(f"{path} does not parse: {error}.") from error
     except ModelError as error:
         raise ModelError(f"The model package {folder} is invalid: {error}") from error

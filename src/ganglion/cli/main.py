@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from inspect import cleandoc
 from typing import Annotated
 
 import typer
@@ -76,7 +77,21 @@ def make_app(verb: str | None = None) -> typer.Typer:
     for name, place in GROUPS.items():
         if not known or name == verb:
             app.add_typer(load_object(place), name=name)
+    _lay_out_examples(app)
     return app
+
+
+def _lay_out_examples(app: typer.Typer) -> None:
+    """Let the examples in the help of verbs stand on lines of their own, as they do where they are written."""
+    for verb in app.registered_commands:
+        text = cleandoc((verb.callback.__doc__ if verb.callback is not None else None) or "")
+        before, heading, examples = text.partition("\nExamples:\n")
+        lines = [line.strip() for line in examples.splitlines() if line.strip()]
+        verb.help = "\n".join((before + heading, "```text", *lines, "```")) if heading else text
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            group.typer_instance.rich_markup_mode = app.rich_markup_mode
+            _lay_out_examples(group.typer_instance)
 
 
 def run() -> None:

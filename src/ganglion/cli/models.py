@@ -1,4 +1,4 @@
-"""`ganglion models`: what is published."""
+"""`ganglion models`: what is published, and publishing models of one's own."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
+from ganglion.cli import models_publish
 from ganglion.cli.history import History
 from ganglion.cli.output import console, make_table, metrics_text, time_text, write_json
 from ganglion.core.errors import ModelError
 from ganglion.core.resources import format_size
 from ganglion.platform import Platform
 
-app = typer.Typer(help="What is published.")
+app = typer.Typer(help="What is published; publish models of your own.")
+app.command()(models_publish.publish)
+app.command()(models_publish.alias)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 
@@ -42,7 +45,9 @@ def list_models(json_: AsJson = False) -> None:
         write_json(found)
         return
     if not found:
-        console().print(f"No models in {escape(str(root))}.", soft_wrap=True)
+        console().print(
+            f"No models in {escape(str(root))}. Publish one with 'ganglion models publish'.", soft_wrap=True
+        )
         return
     table = make_table("model", ">newest", ">versions", "aliases", "metrics", ">size", "published", "run")
     table.columns[0].no_wrap = True

@@ -58,7 +58,9 @@ def predict(
     output: Annotated[
         str, typer.Option(metavar="FOLDER", help="Where the rows go: a new folder, or one to go on with.")
     ] = "",
-    columns: Annotated[str, typer.Option(metavar="NAME,NAME", help="Columns of the source to keep in the rows.")] = "",
+    columns: Annotated[
+        str, typer.Option(metavar="[NEW=]NAME,...", help="Columns of the source to keep in the rows.")
+    ] = "",
     feed: Annotated[
         list[str] | None,
         typer.Option(metavar="INPUT=COLUMN[,COLUMN]", help="What an input of the model is made of, if not evident."),
@@ -223,7 +225,7 @@ def _ask_service(url: str, model: str, rows: list[Any]) -> Answers:
 
 def _print(labels: list[str], answers: Answers) -> None:
     out = console()
-    table = make_table("input", "class", ">", "")
+    table = make_table("input", "class" if answers.classes else "prediction", ">", "")
     for label, prediction in zip(labels, answers.predictions, strict=True):
         best = best_classes(prediction, answers.classes)
         shares = bool(best) and min(prediction) >= 0 and math.isclose(sum(prediction), 1, abs_tol=0.01)

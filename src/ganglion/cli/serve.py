@@ -17,6 +17,12 @@ from ganglion.platform import Platform
 if TYPE_CHECKING:
     from ganglion.serving.options import ServingOptions
 
+_ADDRESS = "Where it answers"
+_REPLICAS = "Replicas"
+_REQUESTS = "Requests"
+_CALLERS = "Callers"
+_VERSIONS = "Versions"
+
 
 def serve(
     models: Annotated[
@@ -28,81 +34,154 @@ def serve(
     ],
     replicas: Annotated[
         int | None,
-        typer.Option(help="Processes that answer, whatever the load.", min=1, show_default="2, or shards"),
+        typer.Option(
+            rich_help_panel=_REPLICAS,
+            help="Processes that answer, whatever the load.",
+            min=1,
+            show_default="2, or shards",
+        ),
     ] = None,
-    port: Annotated[int, typer.Option(help="Port to answer on; 0 chooses a free one.", min=0, max=65535)] = 8501,
-    host: Annotated[str, typer.Option(help="Address to answer on; others than this machine need another.")] = (
-        "127.0.0.1"
-    ),
-    gateways: Annotated[int, typer.Option(help="Processes that share the port; one that dies is replaced.", min=1)] = 1,
+    port: Annotated[
+        int, typer.Option(rich_help_panel=_ADDRESS, help="Port to answer on; 0 chooses a free one.", min=0, max=65535)
+    ] = 8501,
+    host: Annotated[
+        str, typer.Option(rich_help_panel=_ADDRESS, help="Address to answer on; others than this machine need another.")
+    ] = ("127.0.0.1"),
+    gateways: Annotated[
+        int,
+        typer.Option(rich_help_panel=_ADDRESS, help="Processes that share the port; one that dies is replaced.", min=1),
+    ] = 1,
     grpc_port: Annotated[
         int | None,
         typer.Option(
-            help="Port for gRPC, beside REST; 0 chooses a free one.", min=0, max=65535, show_default="no gRPC"
+            rich_help_panel=_ADDRESS,
+            help="Port for gRPC, beside REST; 0 chooses a free one.",
+            min=0,
+            max=65535,
+            show_default="no gRPC",
         ),
     ] = None,
     access_log: Annotated[
-        Path | None, typer.Option(help="File to which a line is appended for each request.", show_default="none")
+        Path | None,
+        typer.Option(
+            rich_help_panel=_ADDRESS, help="File to which a line is appended for each request.", show_default="none"
+        ),
     ] = None,
     keys: Annotated[
         Path | None,
         typer.Option(
-            help="File of 'ganglion keys'; changes count at once.", show_default="the project's, if it has one"
+            rich_help_panel=_CALLERS,
+            help="File of 'ganglion keys'; changes count at once.",
+            show_default="the project's, if it has one",
         ),
     ] = None,
-    anonymous: Annotated[bool, typer.Option(help="Whether callers without a key are answered.")] = True,
+    anonymous: Annotated[
+        bool, typer.Option(rich_help_panel=_CALLERS, help="Whether callers without a key are answered.")
+    ] = True,
     anonymous_rate: Annotated[
-        float | None, typer.Option(help="Requests a second by callers without a key; 0 for no limit.", min=0.0)
+        float | None,
+        typer.Option(
+            rich_help_panel=_CALLERS, help="Requests a second by callers without a key; 0 for no limit.", min=0.0
+        ),
     ] = None,
     anonymous_concurrency: Annotated[
-        int | None, typer.Option(help="Their requests in hand at once, others wait; 0 for no limit.", min=0)
+        int | None,
+        typer.Option(
+            rich_help_panel=_CALLERS, help="Their requests in hand at once, others wait; 0 for no limit.", min=0
+        ),
     ] = None,
-    cpu: Annotated[float, typer.Option(help="Cores for each replica; a fraction shares one.", min=0.0)] = 0.25,
+    cpu: Annotated[
+        float, typer.Option(rich_help_panel=_REPLICAS, help="Cores for each replica; a fraction shares one.", min=0.0)
+    ] = 0.25,
     memory: Annotated[
-        str, typer.Option(help="Memory for each replica, such as 512MiB; nothing sets no limit.", show_default=False)
+        str,
+        typer.Option(
+            rich_help_panel=_REPLICAS,
+            help="Memory for each replica, such as 512MiB; nothing sets no limit.",
+            show_default=False,
+        ),
     ] = "",
     min_replicas: Annotated[
-        int | None, typer.Option(help="Follow the load with at least so many replicas; 0 ends idle ones.", min=0)
+        int | None,
+        typer.Option(
+            rich_help_panel=_REPLICAS, help="Follow the load with at least so many replicas; 0 ends idle ones.", min=0
+        ),
     ] = None,
     max_replicas: Annotated[
-        int | None, typer.Option(help="Follow the load with at most so many; 0 for what the machine holds.", min=0)
+        int | None,
+        typer.Option(
+            rich_help_panel=_REPLICAS, help="Follow the load with at most so many; 0 for what the machine holds.", min=0
+        ),
     ] = None,
     scale_metric: Annotated[
         str | None,
-        typer.Option(help="Load that is followed: concurrency, rps, cpu or memory.", show_default="concurrency"),
+        typer.Option(
+            rich_help_panel=_REPLICAS,
+            help="Load that is followed: concurrency, rps, cpu or memory.",
+            show_default="concurrency",
+        ),
     ] = None,
     scale_target: Annotated[
         float | None,
-        typer.Option(help="Of it for one replica; in hand, a second or percent.", show_default="100, 200 or 80"),
+        typer.Option(
+            rich_help_panel=_REPLICAS,
+            help="Of it for one replica; in hand, a second or percent.",
+            show_default="100, 200 or 80",
+        ),
     ] = None,
     container_concurrency: Annotated[
-        int, typer.Option(help="Requests that one replica holds at once; 0 for no limit.", min=0)
+        int,
+        typer.Option(rich_help_panel=_REPLICAS, help="Requests that one replica holds at once; 0 for no limit.", min=0),
     ] = 0,
     balancing: Annotated[
-        str, typer.Option(help="late-binding, round-robin, least-outstanding, consistent-hash or power-of-two.")
+        str,
+        typer.Option(
+            rich_help_panel=_REPLICAS,
+            help="late-binding, round-robin, least-outstanding, consistent-hash or power-of-two.",
+        ),
     ] = "late-binding",
-    max_batch: Annotated[int, typer.Option(help="Instances of the largest batch.", min=1)] = 32,
-    max_queue: Annotated[int, typer.Option(help="Instances that may wait.", min=1)] = 4096,
-    timeout: Annotated[float, typer.Option(help="Seconds that a request may take in all.")] = 30.0,
+    max_batch: Annotated[
+        int, typer.Option(rich_help_panel=_REQUESTS, help="Instances of the largest batch.", min=1)
+    ] = 32,
+    max_queue: Annotated[int, typer.Option(rich_help_panel=_REQUESTS, help="Instances that may wait.", min=1)] = 4096,
+    timeout: Annotated[
+        float, typer.Option(rich_help_panel=_REQUESTS, help="Seconds that a request may take in all.")
+    ] = 30.0,
     shards: Annotated[
         int | None,
         typer.Option(
-            help="Cut large requests into so many parts, which replicas answer at once.", min=1, show_default="not cut"
+            rich_help_panel=_REQUESTS,
+            help="Cut large requests into so many parts, which replicas answer at once.",
+            min=1,
+            show_default="not cut",
         ),
     ] = None,
     fused: Annotated[
         bool,
         typer.Option(
-            "--fused", help="Let gateways answer short requests: lone ones, or all where each core has a gateway."
+            "--fused",
+            rich_help_panel=_REPLICAS,
+            help="Let gateways answer short requests: lone ones, or all where each core has a gateway.",
         ),
     ] = False,
-    all_versions: Annotated[bool, typer.Option("--all-versions", help="Serve every version, asked by number.")] = False,
+    all_versions: Annotated[
+        bool, typer.Option("--all-versions", rich_help_panel=_VERSIONS, help="Serve every version, asked by number.")
+    ] = False,
     canary: Annotated[
         float | None,
-        typer.Option(help="Percent of the requests by which newer versions are tried first.", show_default="all"),
+        typer.Option(
+            rich_help_panel=_VERSIONS,
+            help="Percent of the requests by which newer versions are tried first.",
+            show_default="all",
+        ),
     ] = None,
     steps: Annotated[
-        str | None, typer.Option(help="Percentages that follow by themselves, such as 25,50,100.", show_default="none")
+        str | None,
+        typer.Option(
+            rich_help_panel=_VERSIONS,
+            help="Percentages that follow by themselves, such as 25,50,100.",
+            show_default="none",
+        ),
     ] = None,
 ) -> None:
     """Serve models over REST, as TensorFlow Serving does, until Ctrl-C; requests in hand are answered first.
@@ -118,6 +197,8 @@ def serve(
         ganglion serve fashion digits:2 --canary 5 --steps 25,50,100
 
         ganglion serve fashion --min-replicas 0 --max-replicas 8 --scale-target 10
+
+        ganglion serve fashion --fused --gateways 2 --replicas 1
 
         ganglion serve fashion --shards 2
 

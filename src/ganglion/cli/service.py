@@ -20,6 +20,7 @@ from ganglion.cli.serve_callers import CallerOptions, callers_followed
 from ganglion.core import log
 from ganglion.core.config import Config
 from ganglion.core.errors import GanglionError, UserError
+from ganglion.core.give_back import give_back_memory
 from ganglion.platform import Platform
 from ganglion.serving.options import ServingOptions
 
@@ -97,6 +98,7 @@ def serve(order: ServiceOrder) -> None:
                 _say(f"The Open Inference Protocol over gRPC is answered at {_bold(server.grpc.address)}.")
             if limited:
                 _say("Callers are limited; 'ganglion keys list' shows how.")
+            give_back_memory()
             _wait_for_end(over)
         _say("Answering what is in hand, then ending.")
 

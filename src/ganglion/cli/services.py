@@ -58,6 +58,7 @@ def list_services(json_: AsJson = False) -> None:
         for name, ensemble in state["ensembles"].items():
             members = escape(f"{ensemble['how']} of {', '.join(ensemble['members'])}")
             table.add_row(name, "", members, "", "", "", state["url"])
+    table.columns[0].no_wrap, table.columns[-1].overflow = True, "fold"  # they are typed again, so shown whole
     console().print(table)
 
 
@@ -82,6 +83,8 @@ def show(name: Name, url: Url = None, json_: AsJson = False) -> None:
         "process": entry.pid,
         **(ensemble if ensemble is not None else state["models"].get(name, {})),
     }
+    for version in described.get("versions", {}).values():
+        version["logs"] = str(find_folder() / "jobs" / version["job"])
     if json_:
         write_json(described)
         return
@@ -102,6 +105,8 @@ def show(name: Name, url: Url = None, json_: AsJson = False) -> None:
             escape(version["error"]),
         )
     out.print(table)
+    for number, version in described["versions"].items():
+        out.print(f"what version {number} wrote: {version['logs']}/*/*/log", soft_wrap=True, markup=False)
     if described["canary"] is not None:
         out.print(f"canary: {_canary(described)}: {described['canary']['state']}", soft_wrap=True, markup=False)
     if described["last_rollout"]:

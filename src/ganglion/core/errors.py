@@ -75,6 +75,10 @@ class ControlError(GanglionError):
     """The control channel, or the process behind a backend, is gone."""
 
 
+_LONGEST_NAME = 200
+"""Characters up to which a name that was not recognised is compared; a stranger may have sent a million."""
+
+
 def suggest(given: str, allowed: Iterable[str]) -> str:
     """Say which names are allowed and which of them is nearest.
 
@@ -88,6 +92,6 @@ def suggest(given: str, allowed: Iterable[str]) -> str:
     import difflib  # a message that is wanted once is worth the wait; every start is not
 
     names = sorted(allowed)
-    near = difflib.get_close_matches(given, names, n=1)
+    near = difflib.get_close_matches(given, names, n=1) if len(given) <= _LONGEST_NAME else []
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return f"Allowed: {', '.join(names) or 'none'}.{hint}"

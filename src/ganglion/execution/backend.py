@@ -95,8 +95,15 @@ class Backend(Protocol):
         """
         ...
 
-    def warm(self, numerics: Numerics, preload: tuple[str, ...]) -> None:
-        """Processes with these numerics and preloads will be asked for soon: load ahead what can be, do not wait."""
+    def warm(self, numerics: Numerics, preload: tuple[str, ...], *, share: bool = False) -> None:
+        """Processes with these numerics and preloads will be asked for soon: load ahead what can be, do not wait.
+
+        Args:
+            numerics: of the processes.
+            preload: modules that they import.
+            share: they may be forked from this process, since it is small and holds nothing that they must not have;
+                what it has loaded then takes memory once. A backend for which that makes no sense does as without.
+        """
         ...
 
     def reserve(self, plans: Sequence[MemberPlan], sink: Sink) -> None:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from ganglion.artifacts.package import PackageManifest
 from ganglion.core.errors import ControlError, GanglionError, NotFoundError, UserError, suggest
 from ganglion.core.events import Event
 from ganglion.core.ids import Ids, RandomIds
@@ -29,6 +30,7 @@ from ganglion.serving.gateway.access_log import check_writable
 from ganglion.serving.gateway.tally import MOST_GATEWAYS, assign_rows
 from ganglion.serving.gateway_control import GatewayControl
 from ganglion.serving.gateway_watch import GatewayWatch
+from ganglion.serving.gentle import run_gently
 from ganglion.serving.grpc.endpoint import GrpcEndpoint
 from ganglion.serving.options import REPLICAS, SHARE, ServingOptions
 from ganglion.serving.policy import PolicyName, VersionPolicy
@@ -167,7 +169,7 @@ class ModelServer:
         versions = VersionPolicy.of(version, policy)
         _name, wanted = self._repository.resolve(name if version is None else f"{name}:{version}")
         trial = canary if canary is None or isinstance(canary, Canary) else Canary(percent=canary)
-        manifest = self._repository.manifest(name, wanted, verify=True)
+        manifest = self._read(name, wanted)
         check_servable(manifest)
         if chosen.sharding is not None:
             chosen.sharding.check(manifest.signature)
@@ -179,6 +181,14 @@ class ModelServer:
 
         self._wait(self._thread.call(change), f"version {wanted} of model {name!r}", timeout if wait else None)
         return wanted
+
+    def _read(self, name: str, version: int) -> PackageManifest:
+        """What a version is, every byte of it compared; while another version answers, the cores are left to that."""
+
+        def read() -> PackageManifest:
+            return self._repository.manifest(name, version, verify=True)
+
+        return run_gently(read) if name in self._fleet.deployments else read()
 
     def update(
         self,

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
-import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,7 @@ from numpy.typing import NDArray
 from ganglion.artifacts.checks import read_checks
 from ganglion.artifacts.package import PackageManifest, read_package
 from ganglion.core.errors import DataError, ModelError
+from ganglion.core.give_back import give_back_memory
 from ganglion.core.log import get_logger
 from ganglion.serving.runtime import Tensors, load_runtime
 from ganglion.serving.wire import Failure
@@ -37,9 +35,9 @@ class LoadedModel:
         self.manifest: PackageManifest = read_package(folder)
         self._runtime = load_runtime(folder, self.manifest)
         if self.manifest.image is not None:
-            from ganglion.serving.preprocess import decode_image  # brings an image library, which others do not need
+            from ganglion.serving import preprocess  # brings an image library, which others do not need
 
-            self._decode = decode_image
+            self._preprocess = preprocess
         self._most = 0
         self._outputs = [(tensor, np.dtype(tensor.dtype)) for tensor in self.manifest.signature.outputs]
 
@@ -71,6 +69,7 @@ class LoadedModel:
         self._most = rows
         self._runtime.settle(self.zeros(1))
         give_back_memory()
+        self._run(self.zeros(1), 1)  # brings back what a prediction needs of it
 
     def predict(self, inputs: Tensors) -> tuple[Tensors, list[Failure]]:
         """Predict a batch of tensors.
@@ -92,7 +91,7 @@ class LoadedModel:
             if rows == 1:
                 return {}, [Failure(0, True, str(error))]
         except Exception as error:  # noqa: BLE001  a model may raise anything; it is the answer to this batch
-            _log.warning("model_failed", rows=rows, error=f"{type(error).__name__}: {error}")
+            _log.warning("model_failed", rows=rows, error=f"{type(error).__name__}: {error}", where=_where(error))
             if rows == 1:
                 return {}, [Failure(0, False, f"The model failed: {type(error).__name__}: {error}")]
         return self._one_by_one(inputs, rows)
@@ -106,11 +105,12 @@ class LoadedModel:
         if self.manifest.image is None:
             return {}, [Failure(row, True, "This model takes no images.") for row in range(len(images))]
         tensor = self.manifest.signature.inputs[0]
-        pixels = np.zeros((len(images), *tensor.shape[1:]), np.uint8)
+        pixels = np.zeros((len(images), *tensor.shape[1:]), tensor.dtype)
         failures: list[Failure] = []
         for row, data in enumerate(images):
             try:
-                pixels[row] = self._decode(data, self.manifest.image).reshape(tensor.shape[1:])
+                decoded = self._preprocess.decode_image(data, self.manifest.image)
+                pixels[row] = self._preprocess.shape_pixels(decoded, self.manifest.image, tensor)
             except DataError as error:
                 failures.append(Failure(row, True, str(error)))
         good = [row for row in range(len(images)) if row not in {failure.row for failure in failures}]
@@ -183,11 +183,12 @@ class LoadedModel:
         return collected, failures
 
 
-def give_back_memory() -> None:
-    """Let the C library return what was freed to the kernel, where it can."""
-    if sys.platform == "linux":
-        with suppress(AttributeError):  # not every C library has it
-            ctypes.CDLL(None).malloc_trim(0)
+def _where(error: BaseException) -> str:
+    """The line that raised, by which a person finds what was wrong with code of their own."""
+    import traceback  # a model that does not fail has no need of it
+
+    frames = traceback.extract_tb((error.__cause__ or error).__traceback__)
+    return f"{frames[-1].filename}:{frames[-1].lineno} in {frames[-1].name}" if frames else ""
 
 
 def _scatter(values: NDArray[Any], rows: list[int], count: int) -> NDArray[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import socket
@@ -15,6 +16,11 @@ from ganglion.serving.gateway.tally import TALLY_BYTES, Tally
 
 _BACKLOG = 1024
 _PATIENCE = 10.0
+_OTHER_HOST = "Give an address of this machine: 127.0.0.1 for itself alone, 0.0.0.0 for all who reach it."
+_REMEDIES = {
+    errno.EADDRINUSE: "Give another port, or 0 for a free one.",
+    errno.EACCES: "Give a port from 1024 on; those below are the system's.",
+}
 
 
 def hold_port(host: str, port: int) -> socket.socket:
@@ -136,4 +142,5 @@ def _family(host: str) -> socket.AddressFamily:
 
 
 def _taken(host: str, port: int, error: OSError) -> UserError:
-    return UserError(f"Cannot serve at {host}:{port}: {error.strerror}. Give another port, or 0 for a free one.")
+    said = os.strerror(error.errno) if error.errno is not None and error.errno > 0 else error.strerror
+    return UserError(f"Cannot serve at {host}:{port}: {said}. {_REMEDIES.get(error.errno or 0, _OTHER_HOST)}")

@@ -143,18 +143,33 @@ class FrameServer:
         self._selector.register(connection, selectors.EVENT_READ)
 
     def _read(self, connection: socket.socket) -> None:
+        reader = self._readers[connection]
         try:
+            if reader.room is not None:
+                self._read_long(connection, reader)
+                return
             data = connection.recv(_CHUNK)
             if not data:
                 self._drop(connection)
                 return
-            for frame in self._readers[connection].feed(data):
+            for frame in reader.feed(data):
                 _send(connection, self._respond(frame))
         except BlockingIOError:
             return  # woken for nothing
         except (OSError, ControlError) as error:
             _log.warning("gateway_dropped", error=f"{type(error).__name__}: {error}")
             self._drop(connection)
+
+    def _read_long(self, connection: socket.socket, reader: frames.FrameReader) -> None:
+        """Receive the rest of a long body where it stays, as far as it is there."""
+        while (room := reader.room) is not None:
+            count = connection.recv_into(room)
+            if not count:
+                self._drop(connection)
+                return
+            frame = reader.filled(count)
+            if frame is not None:
+                _send(connection, self._respond(frame))
 
     def _drop(self, connection: socket.socket) -> None:
         self._selector.unregister(connection)

@@ -11,9 +11,11 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
@@ -27,6 +29,10 @@ from ganglion.core.errors import DataError, ModelError, NotFoundError, suggest
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 _ALIASES = "aliases.json"
+_MOST_ALIASES = 2**20
+"""Bytes of the largest file of aliases."""
+
+_Alias = Annotated[str, msgspec.Meta(pattern=f"^{_NAME.pattern}$")]
 
 
 class ModelRepository:
@@ -134,15 +140,15 @@ class ModelRepository:
         """Aliases of a model and the versions that they point to.
 
         Raises:
-            ModelError: the file of aliases does not parse.
+            ModelError: the file of aliases is none, or does not parse.
         """
         path = self._folder(name) / _ALIASES
         try:
-            return msgspec.json.decode(path.read_bytes(), type=dict[str, int])
+            return msgspec.json.decode(_read_file(path), type=dict[_Alias, int])
         except FileNotFoundError:
             return {}
-        except msgspec.DecodeError as error:
-            raise ModelError(f"{path} does not parse: {error}. Delete it and set the aliases again.") from error
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise ModelError(f"{path} cannot be read: {error}. Delete it and set the aliases again.") from error
 
     def set_alias(self, name: str, alias: str, version: int) -> None:
         """Let `alias` point to a complete version; readers see the old version or the new one.
@@ -238,6 +244,19 @@ def _place(folder: Path, incoming: Path) -> int:
         version = max(taken, default=0) + 1
         incoming.rename(folder / str(version))
         return version
+
+
+def _read_file(path: Path) -> bytes:
+    """The content of a file that lies here and is small; a link, a pipe or a device could keep its reader for ever.
+
+    Raises:
+        OSError: it is none.
+    """
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        about = os.fstat(file.fileno())
+        if not stat.S_ISREG(about.st_mode) or about.st_size > _MOST_ALIASES:
+            raise OSError(f"it is no file of at most {_MOST_ALIASES} bytes")
+        return file.read(_MOST_ALIASES)
 
 
 @contextmanager

@@ -42,6 +42,12 @@ def check_servable(manifest: PackageManifest) -> None:
     inputs = manifest.signature.inputs
     sizes = inputs[0].shape[1:]
     fits = len(inputs) == 1 and -1 not in sizes and math.prod(sizes) == math.prod(pixels)
-    if not fits or inputs[0].dtype != "uint8":
+    if not fits or inputs[0].dtype not in ("uint8", "float32"):
         given = ", ".join(f"{tensor.dtype} {list(tensor.shape)}" for tensor in inputs)
-        raise ModelError(f"Images of {list(pixels)} need one uint8 input of that many pixels; the model has {given}.")
+        raise ModelError(
+            f"Images of {list(pixels)} need one input of that many pixels, uint8 or float32; the model has {given}."
+        )
+    if image.scale != 1 and inputs[0].dtype == "uint8":
+        raise ModelError(
+            f"Pixels that are multiplied by {image.scale:g} need an input of float32; the model has uint8."
+        )

@@ -21,7 +21,10 @@ _READINESS_TIMEOUT = 120.0
 _GATEWAY_MODULES = ("numpy", "uvloop", "httptools", "orjson", "ganglion.serving.gateway.main")
 _REPLICA_MODULES = ("ganglion.serving.replica",)
 _IMAGE_MODULES = ("PIL.Image", "ganglion.serving.preprocess")
-_RUNTIME_MODULES = {"onnx": ("numpy", "onnxruntime"), "torch": ("numpy", "torch")}
+_RUNTIME_MODULES = {
+    "onnx": ("numpy", "ganglion.serving.runtimes.onnx", "ganglion.serving.runtimes.onnx_rehearsal"),
+    "torch": ("numpy", "torch"),
+}
 
 
 def serving_modules(manifests: Iterable[PackageManifest]) -> tuple[str, ...]:

@@ -81,10 +81,21 @@ def test_what_json_cannot_say_is_null(tmp_path: Path) -> None:
     assert [json.loads(line)["y"] for line in (tmp_path / "rows").read_text().splitlines()] == [None, None]
 
 
+def test_a_column_is_kept_under_another_name() -> None:
+    schema = (*SCHEMA, Field("id", "int64"), Field("a=b", "int64"))
+    batch = Batch({**BATCH.columns, "id": np.array([1, 2]), "a=b": np.array([3, 4])}, BATCH.ids)
+    layout = Layout(manifest(TensorSpec("y", "float32", (-1,))), schema, ("key=id", "name", "a=b"))
+    table = layout.table(batch, {"y": np.array([0.5, 1.5], np.float32)})
+    assert table.column_names == ["id", "key", "name", "a=b", "y"]
+    assert [table.column(name).to_pylist() for name in ("id", "key", "a=b")] == [list(BATCH.ids), [1, 2], [3, 4]]
+    with pytest.raises(DataError, match=r"no column 'ide' to keep.*Did you mean 'id'"):
+        Layout(CLASSIFIER, schema, ("key=ide",))
+
+
 def test_columns_of_the_same_name_are_refused() -> None:
     with pytest.raises(DataError, match="two columns 'class'"):
         Layout(CLASSIFIER, (Field("class", "text"),), ("class",))
-    with pytest.raises(DataError, match="two columns 'id'"):
+    with pytest.raises(DataError, match=r"two columns 'id'.*other_id=id"):
         Layout(CLASSIFIER, (Field("id", "int64"),), ("id",))
     with pytest.raises(DataError, match="Did you mean 'name'"):
         Layout(CLASSIFIER, SCHEMA, ("naem",))

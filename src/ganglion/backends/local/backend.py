@@ -109,9 +109,12 @@ class LocalBackend:
             remedy="Ask for less, or declare more ([execution.local] cpu, memory, gpu).",
         )
 
-    def warm(self, numerics: Numerics, preload: tuple[str, ...]) -> None:
-        """Start to load `preload`; whoever asks for all of it or a part is forked from there."""
-        self._wardens.warm(numerics, preload)
+    def warm(self, numerics: Numerics, preload: tuple[str, ...], *, share: bool = False) -> None:
+        """Start to load `preload`; whoever asks for all of it or a part is forked from there.
+
+        To be shared, this process must have no thread yet but this one; else as without.
+        """
+        self._wardens.warm(numerics, preload, share=share)
 
     def reserve(self, plans: Sequence[MemberPlan], sink: Sink) -> None:
         """Queue for the resources of `plans`; starts to load what they preload."""

@@ -28,56 +28,50 @@ SPAWNED_SPARES = 2
 FEW_SPARES = 1
 """With no more than this many left, others are made."""
 
-SERVICE_SPARES = 1
-"""How many wait where only services run: they start seldom, load for long, and are to need little memory."""
-
-SERVICE_PAUSE = 1.0
-"""Seconds after the start of a replica until its spare is replaced: while it loads it needs the cores itself."""
+FIRST_SPARES = 1
+"""How many wait until it is known what is to run."""
 
 
 class SparePolicy(msgspec.Struct):
     """How many processes wait for a plan, and when others are made; without I/O.
 
     Tasks and gangs start often, and what waits for a lost worker waits for its successor: several spares wait, and are
-    replaced at once. For services one is enough.
+    replaced at once. Where only services run none waits: they start seldom, load for much longer than a fork takes, and
+    are to need little memory.
 
     Attributes:
         fork: whether processes are forked.
         quick: whether a task or a member of a gang was ever asked for.
-        lacking_since: seconds since which others are to be made; `None` while there are enough.
+        lacking: whether others are to be made.
     """
 
     fork: bool
     quick: bool = False
-    lacking_since: float | None = float("-inf")
+    lacking: bool = True
 
     @property
     def most(self) -> int:
         """How many are made."""
         if not self.quick:
-            return SERVICE_SPARES
+            return FIRST_SPARES
         return FORKED_SPARES if self.fork else SPAWNED_SPARES
 
-    def note_start(self, request: StartMember, left: int, now: float) -> None:
+    def note_start(self, request: StartMember, left: int) -> None:
         """A member was started, and so many spares are left."""
         self.quick = self.quick or not isinstance(request.plan.spec, Service)
-        if left <= min(FEW_SPARES, self.most - 1):
-            self.lacking_since = now
+        if not self.quick:
+            self.lacking = False
+        elif left <= FEW_SPARES:
+            self.lacking = True
 
     def note_spare(self, count: int) -> None:
         """One more waits; now it is so many."""
         if count >= self.most:
-            self.lacking_since = None
+            self.lacking = False
 
     def give_up(self) -> None:
         """None can be made, or one died; it is tried again after the next start."""
-        self.lacking_since = None
-
-    def wait(self, now: float) -> float | None:
-        """Seconds until one more is to be made; `None` while there are enough."""
-        if self.lacking_since is None:
-            return None
-        return max(0.0, self.lacking_since + (0.0 if self.quick else SERVICE_PAUSE) - now)
+        self.lacking = False
 
 
 class Spare:

@@ -18,8 +18,8 @@ import selectors
 import signal
 import socket
 import sys
-import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -28,7 +28,9 @@ from ganglion.backends.processes import member_process
 from ganglion.backends.processes.attempts import EVIDENCE, IDENTITY, LOG, REPORT, write_atomically
 from ganglion.backends.processes.memory import delegated_cgroup, leave_cgroup
 from ganglion.backends.processes.spare import Spare, SparePolicy, spawn_spare
+from ganglion.backends.processes.warden_process import thread_count
 from ganglion.backends.processes.wire import Ended, Notice, Request, Started, StartMember, StopMember, encode
+from ganglion.core.give_back import give_back_memory
 from ganglion.core.registry import load_modules
 from ganglion.execution.control import FrameReader
 from ganglion.execution.exits import AgentReport, Evidence
@@ -83,15 +85,18 @@ class Warden:
                 if member.kill_at is not None and now >= member.kill_at:
                     member.kill_at = now + 1.0
                     _kill_group(member.pid, signal.SIGKILL)
-            if not ready and self.connected and self.policy.wait(now) == 0.0:
+            if not ready and self.connected and self.policy.lacking:
                 self.prepare()
 
     def patience(self) -> float | None:
-        """Seconds until the next member has to be killed or the next spare made."""
+        """Seconds until the next member has to be killed, none while a spare is to be made."""
+        if self.connected and self.policy.lacking:
+            return 0.0
         now = time.monotonic()
-        waits = [max(0.0, member.kill_at - now) for member in self.members.values() if member.kill_at is not None]
-        spare = self.policy.wait(now) if self.connected else None
-        return min(waits if spare is None else [*waits, spare], default=None)
+        return min(
+            (max(0.0, member.kill_at - now) for member in self.members.values() if member.kill_at is not None),
+            default=None,
+        )
 
     def receive(self) -> None:
         """Carry out what the backend asks for; its end of file means that it is gone."""
@@ -140,7 +145,7 @@ class Warden:
                 member.kill()
             self.tell(Ended(key=request.key, at=time.time(), evidence=Evidence(note=f"could not be started: {error}")))
             return
-        self.policy.note_start(request, len(self.spares), time.monotonic())
+        self.policy.note_start(request, len(self.spares))
         self.members[member.pid] = _Member(request, member.pid)
         self.tell(Started(key=request.key, at=now, pid=member.pid))
 
@@ -177,8 +182,8 @@ class Warden:
 
     def fork_spare(self) -> Spare:
         """Fork; safe only while this process has one thread."""
-        if _thread_count() != 1:
-            raise OSError(f"after its preloads the zygote has {_thread_count()} threads and cannot be forked safely")
+        if thread_count() != 1:
+            raise OSError(f"after its preloads the zygote has {thread_count()} threads and cannot be forked safely")
         parent = os.getpid()
         ours, theirs = socket.socketpair()
         pid = os.fork()
@@ -252,16 +257,27 @@ class Warden:
                 self.lose_backend()
 
 
+def serve(channel: socket.socket, *, fork: bool, preload: Sequence[str]) -> None:
+    """Be a warden until the backend is gone and no member is left.
+
+    Args:
+        channel: brings requests and takes notices.
+        fork: fork members from this process, or start an interpreter for each.
+        preload: modules to import before the first fork.
+    """
+    if fork:
+        for name in filter(None, ("cloudpickle", *preload)):
+            with contextlib.suppress(Exception):  # the member's own import then fails with the traceback to show
+                load_modules((name,))
+        gc.collect()
+        gc.freeze()
+        give_back_memory()
+    Warden(channel, fork=fork).run()
+
+
 def _kill_group(pid: int, number: int) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):  # gone, or (macOS) only zombies are left
         os.killpg(pid, number)
-
-
-def _thread_count() -> int:
-    try:
-        return len(os.listdir("/proc/self/task"))
-    except FileNotFoundError:
-        return threading.active_count()
 
 
 def _read_report(folder: Path) -> AgentReport | None:
@@ -281,14 +297,7 @@ def main() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())  # members are not to inherit what its parent has blocked
     channel = socket.socket(fileno=int(sys.argv[1]))
     channel.set_inheritable(False)
-    fork = sys.argv[2] == "fork"
-    if fork:
-        for name in filter(None, ("cloudpickle", *sys.argv[3].split(","))):
-            with contextlib.suppress(Exception):  # the member's own import then fails with the traceback to show
-                load_modules((name,))
-        gc.collect()
-        gc.freeze()
-    Warden(channel, fork=fork).run()
+    serve(channel, fork=sys.argv[2] == "fork", preload=sys.argv[3].split(","))
 
 
 if __name__ == "__main__":

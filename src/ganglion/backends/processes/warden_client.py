@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
+from ganglion.backends.processes.warden_process import ForkedWarden, SpawnedWarden, WardenProcess, thread_count
 from ganglion.backends.processes.wire import Notice, Request, encode
 from ganglion.core.errors import ControlError
 from ganglion.execution.control import FrameReader
@@ -33,6 +32,7 @@ class WardenClient:
         fork: bool,
         import_path: Sequence[str],
         orphan: bool = False,
+        share: bool = False,
         receive: Callable[[Notice], None],
         lost: Callable[[], None],
     ) -> None:
@@ -44,6 +44,7 @@ class WardenClient:
             fork: fork members from the preloaded process, or start an interpreter for each.
             import_path: where its members look for modules.
             orphan: the process must not be a child of this one.
+            share: fork it from this process, if that has one thread; it holds nothing that members must not have.
             receive: takes every notice, in the reading thread.
             lost: called once when the process is gone without having been closed.
         """
@@ -54,18 +55,12 @@ class WardenClient:
         self._lock = threading.Lock()
         self._channel, theirs = socket.socketpair()
         with theirs:
-            self._process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "ganglion.backends.processes.warden"),
-                    *(str(theirs.fileno()), "fork" if fork else "spawn", ",".join(preload)),
-                    *(("orphan",) if orphan else ()),
-                ],
-                env={**os.environ, **environment, "PYTHONPATH": os.pathsep.join(filter(None, import_path))},
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                start_new_session=True,
-            )
+            variables = {**os.environ, **environment, "PYTHONPATH": os.pathsep.join(filter(None, import_path))}
+            self._process: WardenProcess
+            if share and fork and thread_count() == 1:
+                self._process = ForkedWarden(theirs, self._channel, preload=preload, environment=variables)
+            else:
+                self._process = SpawnedWarden(theirs, fork=fork, preload=preload, environment=variables, orphan=orphan)
         self.pid = self._process.pid
         self._thread = threading.Thread(target=self._read, name="ganglion-warden", daemon=True)
         self._thread.start()
@@ -96,7 +91,7 @@ class WardenClient:
         if wait:
             self._process.wait()
         else:
-            self._process.returncode = 0  # so that no warning is given for a process that is left on purpose
+            self._process.leave()
 
     def _read(self) -> None:
         decoder = msgspec.msgpack.Decoder(Notice)

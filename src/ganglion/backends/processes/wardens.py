@@ -55,8 +55,14 @@ class Wardens:
         self._groups: dict[Numerics, list[WardenClient]] = {}
         self._running: dict[str, _Running] = {}
 
-    def warm(self, numerics: Numerics, preload: tuple[str, ...]) -> WardenClient:
-        """The warden with these numerics and these preloads, and the fewest others; a new one if there is none."""
+    def warm(self, numerics: Numerics, preload: tuple[str, ...], *, share: bool = False) -> WardenClient:
+        """The warden with these numerics and these preloads, and the fewest others; a new one if there is none.
+
+        Args:
+            numerics: what it is started with.
+            preload: modules that it imports before the first fork.
+            share: whether a new one may be forked from this process; see `WardenClient`.
+        """
         with self._lock:
             group = self._groups.setdefault(numerics, [])
             wanted = set(preload) if self._fork else set()
@@ -68,6 +74,7 @@ class Wardens:
                 fork=self._fork,
                 import_path=sys.path if self._import_path is None else self._import_path,
                 orphan=self._orphans,
+                share=share,
                 receive=self._take,
                 lost=lambda: self._lose(warden),
             )

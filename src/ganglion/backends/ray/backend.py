@@ -115,8 +115,8 @@ class RayBackend:
         """Lay `spec` out; see `render`."""
         return render(spec, capacity)
 
-    def warm(self, numerics: Numerics, preload: tuple[str, ...]) -> None:
-        """Have `preload` loaded on every node that is in use."""
+    def warm(self, numerics: Numerics, preload: tuple[str, ...], *, share: bool = False) -> None:
+        """Have `preload` loaded on every node that is in use; nothing of it is forked from this process."""
         with self._lock:
             keepers = list(self._keepers.values())
         for keeper in keepers:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast, get_args
 
@@ -32,7 +32,7 @@ class Layout:
     Args:
         manifest: of the model.
         schema: of the source.
-        columns: of the source that are kept.
+        columns: of the source that are kept; `new=name` keeps one under another name.
 
     Attributes:
         arrow: the columns of the rows.
@@ -43,19 +43,21 @@ class Layout:
 
     def __init__(self, manifest: PackageManifest, schema: Schema, columns: Sequence[str]) -> None:
         fields = {field.name: field for field in schema}
-        for name in columns:
+        self._kept = tuple(_renamed(text, fields) for text in columns)
+        for _new, name in self._kept:
             if name not in fields:
                 raise DataError(f"The source has no column {name!r} to keep. {suggest(name, fields)}")
-        self._kept = tuple(columns)
         self._manifest = manifest
         outputs = manifest.signature.outputs
         self._classes = _classes(manifest)
-        names = [ID, *columns, *([CLASS] if self._classes else []), *(tensor.name for tensor in outputs)]
+        kept_as = [new for new, _name in self._kept]
+        names = [ID, *kept_as, *([CLASS] if self._classes else []), *(tensor.name for tensor in outputs)]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise DataError(
-                f"The rows would have two columns {twice[0]!r}; give the source's another name, or drop it."
+                f"The rows would have two columns {twice[0]!r}. Keep the source's under another name, as "
+                f"other_{twice[0]}={twice[0]}, or leave it out."
             )
-        kept = [pa.field(name, _type(fields[name].empty())) for name in columns]
+        kept = [pa.field(name, _type(fields[old].empty())) for name, old in self._kept]
         none = {
             tensor.name: np.empty((0, *(max(size, 0) for size in tensor.shape[1:])), tensor.dtype) for tensor in outputs
         }
@@ -69,7 +71,7 @@ class Layout:
             batch: the records.
             outputs: of the model for them, by name.
         """
-        kept = {name: _arrow(batch.columns[name]) for name in self._kept}
+        kept = {name: _arrow(batch.columns[old]) for name, old in self._kept}
         return pa.table({ID: pa.array(batch.ids), **kept, **self._prediction(outputs)}, self.arrow)
 
     def _prediction(self, outputs: dict[str, Array]) -> dict[str, pa.Array]:
@@ -84,6 +86,12 @@ class Layout:
             CLASS: pa.array(self._classes, pa.string()).take(best),
             name: pa.StructArray.from_arrays(columns, list(self._classes)),
         }
+
+
+def _renamed(text: str, fields: Container[str]) -> tuple[str, str]:
+    """The name in the rows and in the source of `name` or `new=name`; names may have an equals sign of their own."""
+    new, separator, name = text.partition("=")
+    return (new, name) if separator and new and text not in fields else (text, text)
 
 
 class Writer(Protocol):

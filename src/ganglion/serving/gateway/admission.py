@@ -12,7 +12,7 @@ from ganglion.serving.gateway.audit import Audit, Refusals
 from ganglion.serving.gateway.concurrency import ConcurrencyLimit, Entry
 from ganglion.serving.gateway.errors import RequestError
 from ganglion.serving.gateway.head import Head
-from ganglion.serving.gateway.metrics import Metrics
+from ganglion.serving.gateway.metrics import Counter, Metrics
 from ganglion.serving.gateway.prediction_request import PredictionRequest
 from ganglion.serving.gateway.tally import Share, SharedBucket
 from ganglion.serving.gateway.token_bucket import TokenBucket
@@ -30,12 +30,16 @@ class Caller:
         limit: what it may ask for.
         key: what its key is called in the log; empty for callers without one.
         share: the part of this gateway in the limit; `None` for all of it.
+
+    Attributes:
+        too_often: what is said beyond the rate; made once, since a flood is told nothing else.
     """
 
     def __init__(self, name: str, limit: CallerLimit, key: str = "", share: Share | None = None) -> None:
         self.name = name
         self.key = key
         self.limit = limit
+        self.too_often = f"More than {limit.rate:g} requests a second by {name}." if limit.rate is not None else ""
         self.row = share.rows[name] if share is not None else None
         self.bucket: TokenBucket | SharedBucket | None = None
         if limit.rate is not None:
@@ -71,6 +75,7 @@ class Admission:
         self.callers = callers
         self._loop = loop
         self._metrics = metrics
+        self._limited: dict[tuple[str, str], Counter] = {}
         self._audit: Audit = before._audit if before is not None else Audit()
         known = {caller.name: caller for caller in before._all()} if before is not None else {}
 
@@ -99,8 +104,7 @@ class Admission:
         if caller.bucket is not None:
             pause = caller.bucket.take(monotonic())
             if pause > 0.0:
-                text = f"More than {caller.limit.rate:g} requests a second by {caller.name}."
-                raise self._refusal(caller.name, "rate", text, math.ceil(pause))
+                raise self._refusal(caller.name, "rate", caller.too_often, math.ceil(pause))
         if caller.turns is None:
             request.start()
             return
@@ -148,7 +152,11 @@ class Admission:
         return caller
 
     def _refusal(self, caller: str, limit: str, text: str, retry_after: int | None, status: int = 429) -> RequestError:
-        self._metrics.counter("ganglion_limited_total", caller=caller, limit=limit).add()
+        counter = self._limited.get((caller, limit))
+        if counter is None:
+            counter = self._metrics.counter("ganglion_limited_total", caller=caller, limit=limit)
+            self._limited[caller, limit] = counter
+        counter.add()
         refusals = self._audit.note(caller, limit, monotonic())
         if refusals is not None:
             self._tell(refusals)

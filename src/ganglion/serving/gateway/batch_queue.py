@@ -74,6 +74,9 @@ class BatchQueue(Generic[P]):
     @property
     def earliest(self) -> float:
         """The deadline that comes first; infinity when nothing waits."""
+        if len(self._lanes) == 1:
+            (lane,) = self._lanes.values()
+            return lane[0][0]
         return min((lane[0][0] for lane in self._lanes.values()), default=float("inf"))
 
     def put(self, part: P) -> None:

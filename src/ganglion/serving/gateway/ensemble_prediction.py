@@ -13,7 +13,7 @@ from ganglion.serving.gateway.ensemble import combine
 from ganglion.serving.gateway.errors import RequestError
 from ganglion.serving.gateway.inquiry import Inquiry, call_pool, complete_outputs, grouped_call
 from ganglion.serving.gateway.pool import Pool
-from ganglion.serving.gateway.prediction import Prediction
+from ganglion.serving.gateway.prediction import Finish, Prediction
 from ganglion.serving.payload import Payload
 from ganglion.serving.routes import EnsembleRoute
 from ganglion.serving.runtime import Tensors
@@ -69,6 +69,7 @@ class EnsemblePrediction:
     ) -> None:
         self._route = route
         self._pools = pools
+        self._payload: Payload | None = payload
         self._finish = finish
         self._began = began
         self._deadline = deadline
@@ -76,9 +77,7 @@ class EnsemblePrediction:
         self._outstanding = len(pools)
         self._problem: RequestError | None = None
         self._concluded = False
-        self._inquiries = [
-            Inquiry(pool, payload, partial(self._take, number), began, deadline) for number, pool in enumerate(pools)
-        ]
+        self._asked: list[Inquiry | Prediction] = []
         self._stage: Prediction | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -88,11 +87,13 @@ class EnsemblePrediction:
             left = self._deadline - monotonic()
             patience = left * (1 - _RESERVE) if is_function(self._route.how) else left
             self._timer = asyncio.get_running_loop().call_later(max(0.0, patience), self._conclude)
-        for number, inquiry in enumerate(tuple(self._inquiries)):
+        payload, self._payload = self._payload, None
+        assert payload is not None
+        for number, pool in enumerate(self._pools):
             if self._concluded:
                 return
             try:
-                inquiry.start()
+                self._ask(pool, payload, partial(self._take, number))
             except RequestError as error:
                 self._take(number, error)
 
@@ -102,6 +103,17 @@ class EnsemblePrediction:
         if self._stage is not None:
             self._stage.abandon()
             self._stage = None
+
+    def _ask(self, pool: Pool, payload: Payload, finish: Finish) -> None:
+        """Ask one member."""
+        if pool.model.sharding is None:
+            prediction = Prediction(finish, self._began, self._deadline)
+            self._asked.append(prediction)
+            pool.submit(prediction.add(pool.split(payload)))
+        else:
+            inquiry = Inquiry(pool, payload, finish, self._began, self._deadline)
+            self._asked.append(inquiry)
+            inquiry.start()
 
     def _take(self, number: int, result: Tensors | RequestError) -> None:
         """A member has answered or failed."""
@@ -166,6 +178,6 @@ class EnsemblePrediction:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        inquiries, self._inquiries = self._inquiries, []  # they refer back here
-        for inquiry in inquiries:
-            inquiry.abandon()
+        asked, self._asked = self._asked, []  # they refer back here
+        for member in asked:
+            member.abandon()

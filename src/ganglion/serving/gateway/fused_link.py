@@ -13,7 +13,7 @@ from time import monotonic
 from typing import Protocol
 
 from ganglion.core.resources import cores
-from ganglion.serving.gateway.gateway_model import GatewayModel
+from ganglion.serving.gateway.gateway_model import MOST_ROWS, SHORT, GatewayModel
 from ganglion.serving.gateway.prediction import Part
 from ganglion.serving.gateway.replica_link import LinkOwner, ReplicaLink, hand_out
 from ganglion.serving.routes import ModelRoute, ReplicaRoute
@@ -65,15 +65,30 @@ class FusedLink(ReplicaLink):
     def send(self, parts: list[Part]) -> bool:
         """Answer what is short here, if it is lone or no core is left for others; give the replica everything else."""
         owner = self._fused_owner
-        self._calm = self._calm + 1 if len(parts) == 1 and owner.lone else 0
+        if owner.model.gateways < CORES:
+            self._calm = self._calm + 1 if len(parts) == 1 and owner.lone else 0
+            if self._calm < _CALM:
+                return super().send(parts)
+        left = self._answer(parts)
+        return super().send(left) if left else True
+
+    def _answer(self, parts: list[Part]) -> list[Part]:
+        """Answer batch after batch for as long as that is short; returns what is left for the replica."""
         began = monotonic()
-        here = self._calm >= _CALM or owner.model.gateways >= CORES
-        outputs = self._model.predict(parts) if here else None
-        if outputs is None:
-            return super().send(parts)
-        owner.answered_here(sum(part.payload.rows for part in parts), monotonic() - began)
-        hand_out(parts, outputs)
-        return True
+        done = 0
+        while done < len(parts) and (now := monotonic()) - began < SHORT:
+            end, rows = done + 1, parts[done].payload.rows
+            while end < len(parts) and rows + parts[end].payload.rows <= MOST_ROWS:
+                rows += parts[end].payload.rows
+                end += 1
+            batch = parts[done:end]
+            outputs = self._model.predict(batch)
+            if outputs is None:
+                break
+            self._fused_owner.answered_here(rows, monotonic() - now)
+            hand_out(batch, outputs)
+            done = end
+        return parts[done:]
 
     def retire(self) -> None:
         """As for every link; nothing is answered here any more."""

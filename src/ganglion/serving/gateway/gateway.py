@@ -64,7 +64,7 @@ class Gateway:
         self._post_at = monotonic()
         self._access_log = access_log
         exchange: MakeExchange = access_log.exchange if access_log is not None else Exchange
-        self.http = HttpServer(self.handle, limits or HttpLimits(), exchange)
+        self.http = HttpServer(self.handle, limits or HttpLimits(), exchange, self._count_refused)
         self._loop = asyncio.get_running_loop()
         self._lag = LoopLag(self._loop.call_soon)
         self._metrics = Metrics()
@@ -195,7 +195,11 @@ class Gateway:
     def _predict(self, exchange: Exchange, endpoint: Endpoint, read: Read, trial: Trial | None) -> None:
         if trial is not None and trial.takes(exchange.head):
             endpoint, read = trial.endpoint, trial.read
-        request = PredictionRequest(exchange, endpoint, read, self._lag)
+        try:
+            request = PredictionRequest(exchange, endpoint, read, self._lag)
+        except RequestError as error:
+            endpoint.count(error.status, 0.0)
+            raise
         if self._admission is None:
             request.start()
             return
@@ -203,6 +207,9 @@ class Gateway:
             self._admission.admit(request, exchange.head)
         except RequestError as error:
             request.fail(error)
+
+    def _count_refused(self, status: int) -> None:
+        self._metrics.counter("ganglion_refused_total", status=str(status)).add()
 
     def _show(self, exchange: Exchange, page: Callable[[], Reply | None]) -> None:
         reply = page()

@@ -19,7 +19,7 @@ from ganglion.serving.runtime import Tensors
 SHORT = 0.002
 """Seconds of the event loop that a prediction may take here: everything else waits for as long."""
 
-_MOST_ROWS = 16
+MOST_ROWS = 16
 """Instances that are predicted here at once, at most; the model is timed with so many."""
 
 _TIMINGS = 5
@@ -71,12 +71,18 @@ class GatewayModel:
         Returns:
             Outputs by name; `None` where it would not be short, must not be risked here, or failed; a replica says how.
         """
-        model, rows = self._model, sum(part.payload.rows for part in parts)
-        if model is None or rows > _MOST_ROWS or self._latency.promise(rows) >= SHORT or not all(map(_is_plain, parts)):
+        model = self._model
+        if model is None or not all(map(_is_plain, parts)):
             return None
-        inputs = parts[0].payload.tensors
-        if len(parts) > 1:
-            inputs = {name: np.concatenate([part.payload.tensors[name] for part in parts]) for name in inputs}
+        payloads = [part.payload for part in parts]
+        rows = sum([payload.rows for payload in payloads])
+        if rows > MOST_ROWS or self._latency.promise(rows) >= SHORT:
+            return None
+        inputs = payloads[0].tensors
+        if len(payloads) > 1:
+            inputs = {name: np.concatenate([payload.tensors[name] for payload in payloads]) for name in inputs}
+        elif not all(values.flags.aligned for values in inputs.values()):
+            return None
         began = time.thread_time()
         outputs, failures = model.predict(inputs)
         self._latency.observe(rows, time.thread_time() - began)
@@ -107,20 +113,14 @@ class GatewayModel:
 def _is_plain(part: Part) -> bool:
     """Whether it is tensors in place that nobody died of: an image may be of any size, a function do anything."""
     payload = part.payload
-    return (
-        type(payload) is Payload
-        and not payload.images
-        and not part.suspect
-        and part.shard is None
-        and all(values.flags.aligned for values in payload.tensors.values())
-    )
+    return type(payload) is Payload and not payload.images and not part.deaths and part.shard is None
 
 
 def _load_and_time(folder: Path) -> tuple[LoadedModel, list[tuple[int, float]]]:
     """The loaded model, and the seconds of the processor that it took for so many instances."""
     model = LoadedModel(folder)
-    model.warm(_MOST_ROWS)
-    return model, [(rows, min(_seconds(model, rows) for _ in range(_TIMINGS))) for rows in (1, _MOST_ROWS)]
+    model.warm(MOST_ROWS)
+    return model, [(rows, min(_seconds(model, rows) for _ in range(_TIMINGS))) for rows in (1, MOST_ROWS)]
 
 
 def _seconds(model: LoadedModel, rows: int) -> float:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+
+_HOST = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=%:\[\]-]*")
 
 
 class Head:
@@ -31,3 +34,14 @@ class Head:
         self.method = method
         self.path = path
         self.fields = fields
+
+
+def is_host(value: bytes) -> bool:
+    """Whether a host header may say this: a name or an address, with or without a port, or nothing."""
+    return _HOST.fullmatch(value) is not None
+
+
+def without_host(target: str) -> str:
+    """The path of a target that names the server as well, as one for a proxy does; any other is left as it is."""
+    scheme, separator, rest = target.partition("://")
+    return "/" + rest.partition("/")[2] if separator and scheme.lower() in ("http", "https") else target

@@ -16,6 +16,9 @@ from ganglion.serving.gateway.errors import RequestError
 IMAGE_KEY = "image_bytes"
 """The key of an instance that is an encoded image."""
 
+_EXACT = 2.0**53
+"""Integers below this are exact as floating-point numbers."""
+
 
 def array_of(values: Sequence[Any], tensor: TensorSpec) -> NDArray[Any]:
     """Build the array of one input from the nested lists of all instances.
@@ -75,6 +78,8 @@ def _convert(array: NDArray[Any], tensor: TensorSpec) -> NDArray[Any]:
         raise RequestError(400, f"Input {tensor.name!r}: {_given(array)} were given; {_wanted(tensor)}.")
     if dtype.kind in "iu":
         if array.dtype.kind == "f":
+            array = _whole(array)
+        if array.dtype.kind == "f":
             raise RequestError(400, f"Input {tensor.name!r}: numbers with a fraction, or too large for an integer, "
                                     f"were given; {_wanted(tensor)}.")  # fmt: skip
         limits = np.iinfo(dtype)
@@ -91,6 +96,12 @@ def _convert(array: NDArray[Any], tensor: TensorSpec) -> NDArray[Any]:
             raise RequestError(400, f"Input {tensor.name!r}: a number is too large; {_wanted(tensor)}.")
         return converted
     return array
+
+
+def _whole(array: NDArray[Any]) -> NDArray[Any]:
+    """Integers that were written as 1.0, as JSON allows; numbers that are none, or are not exact, as they are."""
+    exact = bool((np.abs(array) < _EXACT).all()) and bool((array == np.rint(array)).all())
+    return array.astype(np.int64) if exact else array
 
 
 def _given(array: NDArray[Any]) -> str:

@@ -37,6 +37,7 @@ class LatencyModel:
     expects nothing: every batch is free.
 
     Attributes:
+        known: whether it has seen enough to be told from another.
         deviation: mean absolute difference from what was expected, seconds.
         fastest: seconds and instances of the fastest batch.
     """
@@ -49,14 +50,10 @@ class LatencyModel:
         self._product = 0.0
         self._fixed = 0.0
         self._each = 0.0
+        self.known = False
         self.deviation = 0.0
         self.fastest = float("inf"), 0
         self._tail = 0.0
-
-    @property
-    def known(self) -> bool:
-        """Whether it has seen enough to be told from another."""
-        return self._weight > _ENOUGH
 
     @property
     def tried(self) -> bool:
@@ -78,14 +75,18 @@ class LatencyModel:
 
     def observe(self, rows: int, seconds: float) -> None:
         """A batch of `rows` instances took `seconds`."""
-        self.fastest = min(self.fastest, (seconds, rows))
-        if self.observed:
-            expected = self.predict(rows)
-            seconds = min(seconds, _SURPRISE * max(expected, 1e-6))
+        if seconds <= self.fastest[0]:
+            self.fastest = min(self.fastest, (seconds, rows))
+        if self._weight > 0.0:
+            expected = self._fixed + self._each * rows
+            most = _SURPRISE * max(expected, 1e-6)
+            if seconds > most:
+                seconds = most
             self.deviation += (1.0 - _MEMORY) * 2.0 * (abs(seconds - expected) - self.deviation)
-            excess = seconds - expected - self._tail if self.known else 0.0
-            self._tail += _RISE * excess if excess > 0.0 else -_FALL * self._tail
+            excess = seconds - expected - self._tail
+            self._tail += _RISE * excess if self.known and excess > 0.0 else -_FALL * self._tail
         self._weight = _MEMORY * self._weight + 1.0
+        self.known = self._weight > _ENOUGH
         self._rows = _MEMORY * self._rows + rows
         self._seconds = _MEMORY * self._seconds + seconds
         self._rows_squared = _MEMORY * self._rows_squared + rows * rows

@@ -39,9 +39,11 @@ class LinkChoice:
         certain of it.
         """
         own = link.latency
+        if own.known:
+            return own
         seconds, rows = own.fastest
         suspected = own.tried and seconds > SLOWER * self._common.predict(rows) > 0.0
-        return own if own.known or suspected else self._common
+        return own if suspected else self._common
 
     def observe(self, link: ReplicaLink, rows: int, seconds: float) -> None:
         """A replica answered a batch of so many instances within `seconds`."""
@@ -91,10 +93,10 @@ class LinkChoice:
             batches: that the pool has had answered.
             now: monotonic seconds.
         """
+        if len(self._links) == 1:
+            return min(most, rows)
         model = self.model_of(link)
         alike = 1 + sum(not slower(self.model_of(other), model) for other in free)
-        if len(self._links) == 1:
-            return min(most, -(-rows // alike))
         taken = share(Worker(model, 0.0), self._workers(now, link), rows, most, alike)
         if taken:
             self._left_out.pop(link, None)
@@ -121,10 +123,14 @@ class LinkChoice:
             most: instances of the largest batch.
             left: seconds until the earliest deadline.
         """
+        if most == 1:
+            return 1
         model = self.model_of(link)
         promised = model.largest(most, left)
-        enough = max(model.worthwhile(most), model.most_within(most, max(BRIEF, _PART * left)))
-        return min(promised, enough)
+        worthwhile = model.worthwhile(most)
+        if promised <= worthwhile:
+            return promised
+        return min(promised, max(worthwhile, model.most_within(most, max(BRIEF, _PART * left))))
 
     def forget(self, link: ReplicaLink) -> None:
         """A link is not one of the pool's any more."""

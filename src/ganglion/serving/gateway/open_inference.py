@@ -24,9 +24,11 @@ from ganglion.serving.gateway.errors import RequestError
 from ganglion.serving.gateway.exchange import JSON
 from ganglion.serving.gateway.head import Head
 from ganglion.serving.gateway.instances import array_of
+from ganglion.serving.gateway.json_limits import check_values
 from ganglion.serving.gateway.question import Question, Reply
 from ganglion.serving.payload import Payload
 from ganglion.serving.runtime import Tensors
+from ganglion.serving.wire import raw
 
 PREFIX = "/v2"
 HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -52,6 +54,10 @@ BYTES = "BYTES"
 """The type of encoded images: each element is a file, in binary behind its length (four bytes, little-endian)."""
 
 _MOST_DIMENSIONS = 32
+
+_LONGEST = 10**12
+"""Microseconds that a request may ask for; more is taken as this."""
+_PIECE = 2**18
 
 
 class Target(NamedTuple):
@@ -121,8 +127,10 @@ def read(endpoint: Endpoint, head: Head, body: bytes) -> Question:
     """
     given = head.fields.get(HEADER_LENGTH.lower().encode())
     end = len(body) if given is None else _header_length(given, len(body))
+    document = body if end == len(body) else body[:end]
+    check_values(document)
     try:
-        request = _decoder.decode(memoryview(body)[:end])
+        request = _decoder.decode(document)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise RequestError(400, f"The body is no inference request: {error}.") from error
     tensors = _binary_parts(request.inputs, memoryview(body)[end:])
@@ -132,6 +140,8 @@ def read(endpoint: Endpoint, head: Head, body: bytes) -> Question:
     for name in wanted:
         if name not in names:
             raise RequestError(400, f"The model has no output {name!r}. {suggest(name, names)}")
+    if len(set(wanted)) < len(wanted):
+        raise RequestError(400, f"Of {len(wanted)} outputs that are asked for, some have the same name.")
     everywhere = bool(request.parameters.get("binary_data_output", False))
     binary = {output.name for output in request.outputs if output.parameters.get("binary_data", everywhere)}
     if not request.outputs and everywhere:
@@ -153,9 +163,11 @@ def _timeout(parameters: Parameters) -> float | None:
     given = parameters.get("timeout")
     if given is None:
         return None
+    if isinstance(given, float) and given.is_integer():  # JSON has no other way to tell them apart
+        given = int(given)
     if isinstance(given, bool) or not isinstance(given, int) or given < 1:
         raise RequestError(400, f"The parameter 'timeout' is {given!r}; a whole number of microseconds is expected.")
-    return min(given / 1e6, 1e6)
+    return min(given, _LONGEST) / 1e6
 
 
 def _binary_parts(inputs: Sequence[_Input], rest: memoryview) -> list[memoryview | None]:
@@ -215,11 +227,17 @@ def _array(given: _Input, part: memoryview | None, tensor: TensorSpec) -> NDArra
         text = f"Input {given.name!r} has {len(part)} binary bytes; its shape needs {count * dtype.itemsize}."
         raise RequestError(400, text)
     array: NDArray[Any] = np.frombuffer(part, dtype).reshape(shape)
-    if dtype.kind == "f" and not np.isfinite(array).all():
+    if dtype.kind == "f" and not _is_finite(array):
         raise RequestError(400, f"Input {given.name!r}: NaN or infinity was given; the model takes finite numbers.")
     if dtype.kind == "b" and part.nbytes and np.frombuffer(part, np.uint8).max() > 1:
         raise RequestError(400, f"Input {given.name!r}: bytes other than 0 and 1 were given for true and false.")
     return array
+
+
+def _is_finite(array: NDArray[Any]) -> bool:
+    """Whether there is no NaN and no infinity, piece by piece: what is known of each number stays in the cache."""
+    numbers = array.reshape(-1)
+    return all(np.isfinite(numbers[start : start + _PIECE]).all() for start in range(0, numbers.size, _PIECE))
 
 
 def _array_of_data(given: _Input, tensor: TensorSpec, count: int) -> NDArray[Any]:
@@ -265,12 +283,12 @@ def _render(
     outputs: Tensors,
 ) -> Reply:
     described: list[dict[str, Any]] = []
-    parts: list[bytes] = []
+    parts: list[memoryview] = []
     for name in wanted:
         values = np.ascontiguousarray(outputs[name])
         entry: dict[str, Any] = {"name": name, "datatype": DATATYPES[values.dtype.name], "shape": list(values.shape)}
         if name in binary:
-            parts.append(values.tobytes())
+            parts.append(raw(values))
             entry["parameters"] = {"binary_data_size": values.nbytes}
         else:
             entry["data"] = values.reshape(-1)

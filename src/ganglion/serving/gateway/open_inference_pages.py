@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
+from functools import cached_property
 from typing import Any
 
 import orjson
@@ -24,7 +24,6 @@ class OpenInferencePages:
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
-        self._version = version(_SERVER)
 
     def show(self, target: Target) -> Reply:
         """Answer a request that is none for inference.
@@ -45,6 +44,12 @@ class OpenInferencePages:
             catalog.versions(target.model, target.version)
             return _readiness("ready", catalog.ready(target.model, target.version))
         return Reply(orjson.dumps(self._metadata(target)))
+
+    @cached_property
+    def _version(self) -> str:
+        from importlib.metadata import version  # takes memory to load and to ask, and few ask
+
+        return version(_SERVER)
 
     def _metadata(self, target: Target) -> dict[str, Any]:
         found = self._catalog.described(target.model, target.version)

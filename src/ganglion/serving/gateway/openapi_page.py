@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
+from functools import cached_property
 
 import orjson
 
@@ -22,7 +22,6 @@ class OpenapiPage:
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
-        self._version = version("ganglion")
         self._made: tuple[Routes, bytes] | None = None
 
     def show(self) -> Reply:
@@ -38,6 +37,12 @@ class OpenapiPage:
             served = [found for name in self._catalog.names if (found := self._served(name)) is not None]
             self._made = routes, orjson.dumps(document(served, routes.callers, self._version))
         return Reply(self._made[1])
+
+    @cached_property
+    def _version(self) -> str:
+        from importlib.metadata import version  # takes memory to load and to ask, and few ask
+
+        return version("ganglion")
 
     def _served(self, name: str) -> Served | None:
         """A model or an ensemble, if it takes requests now."""

@@ -16,6 +16,7 @@ from ganglion.serving.routes import VersionRoute
 
 Schema = dict[str, Any]
 
+_BASE64 = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 _SIGNATURE_NAME: Schema = {"enum": [SIGNATURE_NAME, ""]}
 
 
@@ -93,7 +94,8 @@ def _image(image: ImageInput) -> Schema:
     described = (
         f"A PNG or JPEG file in base64; it becomes {image.width}x{image.height} pixels of the mode {image.mode}."
     )
-    encoded = record({"b64": {"type": "string", "contentEncoding": "base64", "description": described, "minLength": 4}})
+    file: Schema = {"type": "string", "contentEncoding": "base64", "description": described, "minLength": 4}
+    encoded = record({"b64": file | {"pattern": _BASE64}})
     return any_of(record({IMAGE_KEY: encoded}), encoded)
 
 
@@ -111,13 +113,13 @@ def examples_request(version: VersionRoute) -> Schema:
     """The body of `:classify` and `:regress`: flat features by name, in the examples or in their common context."""
     inputs = version.signature.inputs
     features = {tensor.name: _feature(tensor) for tensor in inputs}
-    complete = [record(features)]
+    complete = [array(record(features), least=1)]
     if version.image is not None:
-        complete.append(_image(version.image))
+        complete.append(array(_image(version.image), least=1))
     optional = ("signature_name",)
     rest = record({} if len(inputs) == 1 else features, optional=tuple(features))
     return any_of(
-        record({"signature_name": _SIGNATURE_NAME, "examples": array(any_of(*complete), least=1)}, optional=optional),
+        record({"signature_name": _SIGNATURE_NAME, "examples": any_of(*complete)}, optional=optional),
         record(
             {
                 "signature_name": _SIGNATURE_NAME,
@@ -139,7 +141,7 @@ def _feature(tensor: TensorSpec) -> Schema:
 def classify_answer(version: VersionRoute) -> Schema:
     """The body of the answer to `:classify`: pairs of label and score."""
     label: Schema = {"enum": list(version.classes)} if version.classes else {"const": ""}
-    pair = {"type": "array", "prefixItems": [label, {"type": ["number", "null"]}], "minItems": 2, "items": False}
+    pair = array(any_of(label, {"type": ["number", "null"]}), 2)
     return record({"results": array(array(pair))})
 
 
@@ -154,7 +156,7 @@ def infer_request(version: VersionRoute) -> Schema:
     schema = _inference(array(any_of(*tensors), len(tensors)))
     names = [tensor.name for tensor in version.signature.outputs]
     wanted = record({"name": {"enum": names}, "parameters": _parameters()}, optional=("parameters",))
-    schema["properties"]["outputs"] = array(wanted)
+    schema["properties"]["outputs"] = array(wanted) | {"maxItems": len(names), "uniqueItems": True}
     return schema
 
 
@@ -179,14 +181,16 @@ def _parameters() -> Schema:
 def _tensor(tensor: TensorSpec, *, given: bool) -> Schema:
     sizes = [{"type": "integer", "minimum": 1, "maximum": 2**31 - 1} if size < 0 else {"const": size}
              for size in tensor.shape]  # fmt: skip
+    tuple_: Schema = {"type": "array", "prefixItems": sizes, "minItems": len(sizes), "items": False}
+    list_ = array({"type": "integer", "minimum": 0}, len(sizes))  # what makes clients seldom knows tuples
     element = number(tensor.dtype, given=given)
     flat = array(element, least=0 if given else math.prod(size for size in tensor.shape if size > 0))
-    deep = nested(tensor.shape, element)
+    deep = array(nested(tensor.shape[1:], element), tensor.shape[0], least=0 if given else 1)
     return record(
         {
             "name": {"const": tensor.name},
             "datatype": {"const": DATATYPES[tensor.dtype]},
-            "shape": {"type": "array", "prefixItems": sizes, "minItems": len(sizes), "items": False},
+            "shape": list_ if given else tuple_,
             "parameters": {"type": "object"},
             "data": any_of(flat, deep) if len(sizes) > 1 else flat,
         },

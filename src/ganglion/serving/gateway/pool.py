@@ -7,6 +7,7 @@ from collections.abc import Callable, Container, Sequence
 from time import monotonic
 
 from ganglion.core.log import get_logger
+from ganglion.serving.gateway.batch_metrics import GATEWAY, BatchMetrics
 from ganglion.serving.gateway.batch_queue import BatchQueue
 from ganglion.serving.gateway.early_binding import EarlyBinding
 from ganglion.serving.gateway.errors import RequestError
@@ -14,7 +15,7 @@ from ganglion.serving.gateway.fused_link import LinkOpener
 from ganglion.serving.gateway.latency_model import LatencyModel
 from ganglion.serving.gateway.link_choice import BRIEF, LinkChoice
 from ganglion.serving.gateway.load_meter import LoadMeter
-from ganglion.serving.gateway.metrics import INSTANCES, SECONDS, Histogram, Metrics
+from ganglion.serving.gateway.metrics import Metrics
 from ganglion.serving.gateway.prediction import Part, due_of
 from ganglion.serving.gateway.replica_link import ReplicaLink
 from ganglion.serving.gateway.second_tries import VERDICT_PATIENCE, SecondTries
@@ -42,9 +43,6 @@ _EXPIRY_INTERVAL = 0.5
 
 _TIMER = 0.001
 """Seconds by which a timer of the loop may be too early."""
-
-_GATEWAY = "gateway"
-"""What stands in place of a replica's id where the gateway answered itself."""
 
 _log = get_logger(part="serving.gateway")
 
@@ -82,7 +80,7 @@ class Pool:
         self._woken = False
         self._left = False
         self._loop = loop
-        self._metrics = metrics
+        self._measured = BatchMetrics(metrics, model.name, version.version)
         self._opener = LinkOpener(loop, self)
         self._links: dict[str, ReplicaLink] = {}
         self._leaving: set[ReplicaLink] = set()
@@ -92,11 +90,7 @@ class Pool:
         self._brief = False
         self._shards = 0
         self._early: EarlyBinding | None = None
-        labels = {"model": model.name, "version": str(version.version)}
-        self._batches = metrics.counter("ganglion_batches_total", **labels)
-        self._instances = metrics.counter("ganglion_instances_total", **labels)
-        self._queued = metrics.histogram("ganglion_queue_seconds", SECONDS, **labels)
-        self._measured: dict[str, tuple[Histogram, Histogram]] = {}
+        self._hopeful = 0.0
 
     @property
     def key(self) -> tuple[str, int]:
@@ -142,9 +136,9 @@ class Pool:
             self._retire_link(id_)
         for id_ in wanted.keys() - self._links.keys():
             self._links[id_] = self._opener.open(wanted[id_], version.package)
-            self._measure(id_)
+            self._measured.add(id_)
         if version.package:
-            self._measure(_GATEWAY)
+            self._measured.add(GATEWAY)
         if (self._shards or self._early is not None) and self.queue:
             self._dispatch()  # shards of a replica that went are another's now
 
@@ -172,7 +166,7 @@ class Pool:
         if not self._links:
             self._begin()
         queue = self.queue
-        if (queue or not self._free) and not admitted:
+        if not admitted and (queue.rows or not self._free):
             self._check_room(parts)
         self._meter.count()
         self._second_tries.count()
@@ -180,12 +174,10 @@ class Pool:
             self._early.bind(parts, monotonic())
         for part in parts:
             queue.put(part)
-        if (self._free or self._brief) and not self._scheduled:
-            # At the end of this turn of the loop, so that what has arrived together goes together; it is no wait.
-            self._scheduled = True
-            self._loop.call_soon(self._dispatch)
+        if self._free or self._brief:
+            self._dispatch_soon()
         if parts[0].prediction.allowed < _EXPIRY_INTERVAL:
-            self._loop.call_later(parts[0].prediction.deadline - monotonic() + _TIMER, self._expire_now)
+            self._loop.call_later(parts[0].prediction.over - monotonic() + _TIMER, self._expire_now)
 
     def check_hope(self, began: float, deadline: float) -> None:
         """Refuse a request of which nothing has been read yet if even one instance would be answered too late.
@@ -197,8 +189,10 @@ class Pool:
         Raises:
             RequestError: it would.
         """
-        if self.queue:
-            self._check_time(1, due_of(began, deadline), deadline - began)
+        if self.queue.rows:
+            due = due_of(began, deadline)
+            self._check_time(1, due, deadline - began)
+            self._hopeful = due
 
     def look(self) -> None:
         """Take note of the load."""
@@ -218,13 +212,13 @@ class Pool:
         if self._second_tries.holding:
             self._try_again(self._second_tries.look(self.model, now))
         late = self.queue.expire(now)
-        self.queue.put_back([part for part in late if part.prediction.deadline > now])
+        self.queue.put_back([part for part in late if part.prediction.over > now])
         for part in late:
-            if part.prediction.deadline <= now:
+            if part.prediction.over <= now:
                 self._refuse_late(part)
         for link in (*self._links.values(), *self._leaving):
             for part in link.parts:
-                if part.prediction.deadline <= now:
+                if part.prediction.over <= now:
                     text = f"The replica did not answer within {part.prediction.allowed:.3g} s."
                     part.prediction.fail(RequestError(504, text))
         self.queue.forget()
@@ -254,7 +248,7 @@ class Pool:
         if self._early is not None:
             self._early.answered(link, seconds, monotonic())
         self._brief = self.latency.predict(self.model.max_batch) < BRIEF  # then the next one is sent ahead
-        self._count(link.route.id, rows, seconds)
+        self._measured.answered(link.route.id, rows, seconds)
 
     @property
     def lone(self) -> bool:
@@ -263,7 +257,7 @@ class Pool:
 
     def answered_here(self, rows: int, seconds: float) -> None:
         """The gateway itself answered a batch; it tells nothing of how long replicas take."""
-        self._count(_GATEWAY, rows, seconds)
+        self._measured.answered(GATEWAY, rows, seconds)
 
     def link_lost(self, link: ReplicaLink, parts: list[Part], untouched: list[Part]) -> None:
         """A replica is gone: what it held is tried elsewhere, before everything that waits of the same deadline."""
@@ -277,7 +271,7 @@ class Pool:
             self._loop.call_later(VERDICT_PATIENCE + _TIMER, self._judge)
         if parts:
             _log.warning("replica_lost", replica=link.route.id, parts=len(parts), again=len(again))
-            self._metrics.counter("ganglion_retries_total", model=self.model.name).add(len(again))
+            self._measured.retried(len(again))
         self._put_back([*again, *untouched], link)
         self._dispatch()
         if self.retired:
@@ -306,7 +300,7 @@ class Pool:
             link.stalled = True
             parts = [part for part in link.parts if not part.settled]
             _log.warning("replica_stalled", replica=link.route.id, seconds=round(now - link.began, 3), parts=len(parts))
-            self._metrics.counter("ganglion_retries_total", model=self.model.name).add(len(parts))
+            self._measured.retried(len(parts))
             self._put_back(parts, link)
             if link.retired:
                 link.retire()
@@ -338,20 +332,6 @@ class Pool:
             return _STALLED_UNKNOWN
         return max(_STALLED, _STALLED_TIMES * self.latency.promise(rows))
 
-    def _measure(self, id_: str) -> None:
-        labels = {"model": self.model.name, "version": str(self.version.version), "replica": id_}
-        self._measured[id_] = (
-            self._metrics.histogram("ganglion_batch_seconds", SECONDS, **labels),
-            self._metrics.histogram("ganglion_batch_instances", INSTANCES, **labels),
-        )
-
-    def _count(self, id_: str, rows: int, seconds: float) -> None:
-        self._batches.add()
-        self._instances.add(rows)
-        times, sizes = self._measured[id_]
-        times.observe(seconds)
-        sizes.observe(rows)
-
     @property
     def _in_hand(self) -> int:
         """Parts of requests, waiting or at a replica."""
@@ -369,16 +349,19 @@ class Pool:
         return f"No replica of model {self.model.name!r} can be started: {self.version.error}"
 
     def _check_room(self, parts: Sequence[Part]) -> None:
-        rows = sum(part.payload.rows for part in parts)
-        size = sum(part.payload.size for part in parts)
+        if len(parts) == 1:
+            rows, size = parts[0].payload.rows, parts[0].payload.size
+        else:
+            rows, size = sum(part.payload.rows for part in parts), sum(part.payload.size for part in parts)
         queue, model = self.queue, self.model
         if queue.rows + rows > model.max_queue:
             queue.forget()  # what was given up counts no longer
-        if queue and (queue.rows + rows > model.max_queue or queue.size + size > MAX_QUEUE_BYTES):
+        if (queue.rows + rows > model.max_queue or queue.size + size > MAX_QUEUE_BYTES) and queue:
             text = f"Model {model.name!r} is busy: {queue.rows} instances wait for {self.connected} replicas."
             raise RequestError(503, text, retry_after=_RETRY_AFTER)
         prediction = parts[0].prediction
-        self._check_time(rows, prediction.due, prediction.allowed)
+        if rows > 1 or prediction.due != self._hopeful:  # else it was found hopeful just before it was read
+            self._check_time(rows, prediction.due, prediction.allowed)
 
     def _check_time(self, rows: int, due: float, allowed: float) -> None:
         now = monotonic()
@@ -390,8 +373,16 @@ class Pool:
             )
             raise RequestError(503, text, retry_after=_RETRY_AFTER)
 
+    def _dispatch_soon(self) -> None:
+        """At the end of this turn of the loop, so that what has arrived together goes together; it is no wait."""
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._dispatch)
+
     def _dispatch(self) -> None:
         self._scheduled = False
+        if not self.queue:
+            return
         idle: list[ReplicaLink] = []
         while self._free and self.queue:
             now = monotonic()
@@ -405,6 +396,9 @@ class Pool:
                 idle.append(link)  # what waits is for other shards, or others are done with it sooner
             elif link.send(batch):
                 self._free.append(link)
+                if self.queue:
+                    self._dispatch_soon()  # answers are written first, and what has come meanwhile is read
+                break
         self._free += reversed(idle)
         if self._brief and self.queue and not self.model.container_concurrency:
             self._send_ahead()
@@ -416,7 +410,7 @@ class Pool:
             return most
         if self._shards:
             return min(most, -(-rows // (1 + len(self._free))))
-        return self._choice.share(link, self._free, rows, most, batches=self._batches.value, now=now)
+        return self._choice.share(link, self._free, rows, most, batches=self._measured.batches, now=now)
 
     def _send_ahead(self) -> None:
         """Give replicas that are at a short batch the next one, unless that would be a small one for no gain."""
@@ -432,21 +426,22 @@ class Pool:
     def _take(self, link: ReplicaLink, most: int, earliest: float, now: float) -> list[Part]:
         if not most:
             return []
-        shards = self._lanes_of(link)
+        shards = self._lanes_of(link) if self._shards or self._early is not None else ()
         batch = self.queue.take(self._choice.largest(link, most, earliest - now), shards)
         limit = self.model.container_concurrency
         if limit and len(batch) > limit:
             self.queue.put_back(batch[limit:])
             del batch[limit:]
+        queued = self._measured.queued
         for part in batch:
-            self._queued.observe(now - part.prediction.began)
+            queued.observe(now - part.prediction.began)
         return batch
 
     def _lanes_of(self, link: ReplicaLink) -> Container[int]:
         """Lanes of the queue from which a replica takes, beside those for all."""
         if self._early is not None:
             return self._early.lanes(link)
-        return self._shards_of(link) if self._shards else ()
+        return self._shards_of(link)
 
     def _shards_of(self, link: ReplicaLink) -> frozenset[int]:
         """The shards that a replica serves among those that are connected now."""
@@ -474,7 +469,7 @@ class Pool:
 
     def _retire_link(self, id_: str) -> None:
         link = self._links.pop(id_)
-        self._metrics.forget("replica", id_)
+        self._measured.forget(id_)
         if link.connected:
             self._leaving.add(link)
         if link in self._free:

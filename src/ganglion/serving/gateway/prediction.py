@@ -25,6 +25,11 @@ def due_of(began: float, deadline: float) -> float:
     return deadline - min(longest, share * (deadline - began))
 
 
+def over_of(began: float, deadline: float) -> float:
+    """When a caller is told that there are no outputs, so that it knows at its deadline."""
+    return (due_of(began, deadline) + deadline) / 2.0
+
+
 class Cut(NamedTuple):
     """Some instances of a request that are asked together.
 
@@ -51,9 +56,10 @@ class Prediction:
 
     Attributes:
         due: monotonic seconds at which the outputs have to be here to reach the caller in time.
+        over: monotonic seconds at which it is given up; the deadline, unless somebody sets it earlier.
     """
 
-    __slots__ = ("_finish", "_missing", "_outputs", "_rows", "_whole", "began", "deadline", "due", "settled")
+    __slots__ = ("_finish", "_missing", "_outputs", "_rows", "_whole", "began", "deadline", "due", "over", "settled")
 
     def __init__(self, finish: Finish, began: float, deadline: float) -> None:
         self._finish = finish
@@ -64,6 +70,7 @@ class Prediction:
         self.began = began
         self.deadline = deadline
         self.due = due_of(began, deadline)
+        self.over = deadline
         self.settled = False
 
     def add(self, slices: Sequence[Payload]) -> list[Part]:

@@ -12,7 +12,7 @@ from ganglion.serving.gateway.errors import RequestError
 from ganglion.serving.gateway.exchange import Exchange
 from ganglion.serving.gateway.inquiry import Inquiry
 from ganglion.serving.gateway.loop_lag import LoopLag
-from ganglion.serving.gateway.prediction import Prediction
+from ganglion.serving.gateway.prediction import Prediction, over_of
 from ganglion.serving.gateway.question import Read, Reply
 from ganglion.serving.gateway.turn import Turn
 from ganglion.serving.payload import Payload
@@ -52,7 +52,18 @@ class PredictionRequest:
         turn: given back when the request is answered or its caller is gone; `None` where callers are not limited.
     """
 
-    __slots__ = ("_began", "_endpoint", "_exchange", "_over", "_parameters", "_read", "_render", "deadline", "turn")
+    __slots__ = (
+        "_asked",
+        "_began",
+        "_endpoint",
+        "_exchange",
+        "_over",
+        "_parameters",
+        "_read",
+        "_render",
+        "deadline",
+        "turn",
+    )
 
     def __init__(self, exchange: Exchange, endpoint: Endpoint, read: Read, lag: LoopLag) -> None:
         self._exchange = exchange
@@ -62,6 +73,7 @@ class PredictionRequest:
         self._render: Callable[[Tensors], Reply] | None = None
         self._parameters: dict[str, str] | None = None
         self._over = False
+        self._asked: Abandonable | None = None
         self.turn: Turn | None = None
         given = exchange.head.fields.get(TIMEOUT)
         allowed = endpoint.timeout if given is None else min(endpoint.timeout, _seconds(given))
@@ -93,8 +105,9 @@ class PredictionRequest:
         try:
             if endpoint.plain:
                 pool = endpoint.pools[0]
-                prediction = Prediction(self._finish, self._began, self.deadline)
-                exchange.abandoned = lambda: self._abandon(prediction)
+                self._asked = prediction = Prediction(self._finish, self._began, self.deadline)
+                prediction.over = over_of(self._began, self.deadline)
+                exchange.abandoned = self._abandon
                 pool.submit(prediction.add(pool.split(question.payload)))
             else:
                 self._inquire(question.payload)
@@ -122,12 +135,16 @@ class PredictionRequest:
             )
         else:
             inquiry = Inquiry(endpoint.pools[0], payload, self._finish, self._began, self.deadline)
-        self._exchange.abandoned = lambda: self._abandon(inquiry)
+        self._asked = inquiry
+        self._exchange.abandoned = self._abandon
         inquiry.start()
 
     def _finish(self, result: Tensors | RequestError, degradation: Degradation | None = None) -> None:
         if isinstance(result, RequestError):
             self.fail(result)
+            return
+        if degradation is None and monotonic() > self.deadline:
+            self.fail(RequestError(504, "The answer came after the deadline of the request."))
             return
         assert self._render is not None
         if degradation is not None and self._parameters is not None:
@@ -140,13 +157,14 @@ class PredictionRequest:
             headers = {**(headers or {}), DEGRADED: str(degradation)}
         self._exchange.respond(reply.status, reply.body, content_type=reply.content_type, headers=headers)
 
-    def _abandon(self, prediction: Abandonable) -> None:
-        prediction.abandon()
+    def _abandon(self) -> None:
+        if self._asked is not None:
+            self._asked.abandon()
         self._leave()
 
     def _leave(self) -> None:
         self._over = True
-        self._exchange.abandoned = None  # it refers back here: nothing is left to the garbage collector
+        self._exchange.abandoned = self._asked = None  # they refer back here: nothing is left to the garbage collector
         if self.turn is not None:
             turn, self.turn = self.turn, None
             turn.leave()

@@ -18,6 +18,12 @@ SLOWER = 2.0
 _RESERVE = 0.5
 """Part of what a request may take that is held in reserve at most: more would refuse what mostly could be answered."""
 
+_LEAST_RESERVE = 0.25, 0.02
+"""The same at least, and seconds at most of this: a core that is lost for a while tells nobody before.
+
+Replicas are as busy behind a shorter queue, and what they hold then is still answered in time.
+"""
+
 _INSTANT = 1e-9
 
 
@@ -59,10 +65,16 @@ def wait(rows: int, most: int, workers: Sequence[Worker], allowed: float) -> flo
         allowed: seconds that the request may take; the reserve for delays is part of them, not all.
     """
     last = min(rows, most)
-    rate = sum(most / max(worker.latency.predict(most), _INSTANT) for worker in workers)
-    begin = min(worker.busy for worker in workers)
-    fastest = min(workers, key=lambda worker: worker.latency.predict(last)).latency
-    return begin + (rows - last) / rate + fastest.predict(last) + min(fastest.margin, _RESERVE * allowed)
+    if len(workers) == 1:  # asked for every request that meets others
+        ((fastest, begin),) = workers
+        rate = most / max(fastest.predict(most), _INSTANT)
+    else:
+        rate = sum(most / max(worker.latency.predict(most), _INSTANT) for worker in workers)
+        begin = min(worker.busy for worker in workers)
+        fastest = min(workers, key=lambda worker: worker.latency.predict(last)).latency
+    part, longest = _LEAST_RESERVE
+    reserve = min(max(fastest.margin, min(part * allowed, longest)), _RESERVE * allowed)
+    return begin + (rows - last) / rate + fastest.predict(last) + reserve
 
 
 def share(worker: Worker, others: Sequence[Worker], rows: int, most: int, free: int) -> int:

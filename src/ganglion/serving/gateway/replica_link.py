@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import socket
 from collections import deque
 from collections.abc import Sequence
 from time import monotonic
@@ -28,6 +29,9 @@ _RECONNECT = (0.05, 1.0)
 
 _JOINED = 2**18
 """Bytes of a batch up to which its parts are copied together and written at once."""
+
+_SEND_BUFFER = 2**20
+"""Bytes that a Unix socket to a replica holds, which is less by default than the batch that lies ready for it."""
 
 _numbers = itertools.count(1)
 _log = get_logger(part="serving.gateway")
@@ -69,6 +73,7 @@ class ReplicaLink(asyncio.Protocol):
         retired: whether it is given no more.
         stalled: whether what it holds is tried elsewhere; until it answers or the connection ends.
         latency: what is known of its batches.
+        rows: instances that have been sent and not answered.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, route: ReplicaRoute, owner: LinkOwner) -> None:
@@ -82,6 +87,7 @@ class ReplicaLink(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._reader = frames.FrameReader()
         self._sent: deque[_SentBatch] = deque()
+        self.rows = 0
         self.began = 0.0
         self._connecting = loop.create_task(self._connect())
 
@@ -91,18 +97,13 @@ class ReplicaLink(asyncio.Protocol):
         return len(self._sent)
 
     @property
-    def rows(self) -> int:
-        """Their instances."""
-        return sum(batch.rows for batch in self._sent)
-
-    @property
     def calls(self) -> bool:
         """Whether it is at a call of a user's function, which may take any time."""
         return bool(self._sent) and isinstance(self._sent[0].parts[0].payload, CallPayload)
 
     @property
     def parts(self) -> list[Part]:
-        """Their parts."""
+        """The parts of these batches."""
         return [part for batch in self._sent for part in batch.parts]
 
     def send(self, parts: list[Part]) -> bool:
@@ -112,9 +113,12 @@ class ReplicaLink(asyncio.Protocol):
         if not self._sent:
             self.began = monotonic()
         number = next(_numbers)
-        self._sent.append(_SentBatch(number, parts, sum(part.payload.rows for part in parts)))
-        buffers = parts[0].payload.encode(number, [part.payload for part in parts[1:]])
-        if sum(part.payload.size for part in parts) < _JOINED:
+        payloads = [part.payload for part in parts]
+        rows = sum([payload.rows for payload in payloads])
+        self._sent.append(_SentBatch(number, parts, rows))
+        self.rows += rows
+        buffers = payloads[0].encode(number, payloads[1:])
+        if sum([payload.size for payload in payloads]) < _JOINED:
             self._transport.write(b"".join(buffers))
         else:
             self._transport.writelines(buffers)
@@ -157,6 +161,9 @@ class ReplicaLink(asyncio.Protocol):
         """The replica accepted."""
         self._transport = cast(asyncio.Transport, transport)  # uvloop's own class has no common base
         self._reader = frames.FrameReader()
+        connection = transport.get_extra_info("socket")
+        if connection.family == socket.AF_UNIX:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
         if self.retired:
             self._close()
             return
@@ -176,6 +183,7 @@ class ReplicaLink(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         """The replica is gone, or the link was closed."""
         sent, self._sent = self._sent, deque()
+        self.rows = 0
         self.connected = False
         self._transport = None
         if not self.retired:
@@ -189,11 +197,12 @@ class ReplicaLink(asyncio.Protocol):
             raise ControlError(f"An answer to batch {answer.id}, which was not asked.")
         outputs = wire.tensors_of(answer.tensors, body)
         _number, parts, rows = self._sent[0]
-        called = isinstance(parts[0].payload, CallPayload)
+        called = type(parts[0].payload) is CallPayload
         fits = called or all(values.shape[:1] == (rows,) for values in outputs.values())
         if not fits or not (outputs or answer.failures):
             raise ControlError(f"An answer to {rows} instances with another number of predictions.")
         self._sent.popleft()
+        self.rows -= rows
         self.stalled = False
         now = monotonic()
         if not called:
@@ -219,6 +228,9 @@ class ReplicaLink(asyncio.Protocol):
 
 def hand_out(parts: Sequence[Part], outputs: Tensors) -> None:
     """Give each part of a batch its outputs."""
+    if len(parts) == 1:
+        parts[0].prediction.complete(parts[0], outputs)
+        return
     start = 0
     for part in parts:
         end = start + part.payload.rows

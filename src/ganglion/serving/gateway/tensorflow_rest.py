@@ -19,6 +19,7 @@ from ganglion.serving.gateway.endpoint import Endpoint
 from ganglion.serving.gateway.errors import RequestError
 from ganglion.serving.gateway.head import Head
 from ganglion.serving.gateway.instances import IMAGE_KEY, array_of, image_of, is_image
+from ganglion.serving.gateway.json_limits import check_values
 from ganglion.serving.gateway.question import Question, Reply
 from ganglion.serving.payload import Payload
 from ganglion.serving.routes import VersionRoute
@@ -145,8 +146,9 @@ def load_object(body: bytes, allowed: Sequence[str], main: str) -> dict[str, Any
         main: the one that is always there, for the error.
 
     Raises:
-        RequestError: it is not JSON, no object, or has another key.
+        RequestError: it is not JSON, no object, has another key or too many values.
     """
+    check_values(body)
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import numpy as np
 import torch
@@ -32,7 +33,7 @@ class TorchRuntime:
             ModelError: the file is not an exported program, or the weights are not the module's.
         """
         torch.set_num_threads(1)
-        self._module = _eager(folder, manifest) if manifest.entry else _exported(folder / FILE)
+        self._module = _eager(folder, manifest) if manifest.entry else load_program(folder / FILE).module()
         self._inputs = [tensor.name for tensor in manifest.signature.inputs]
         self._outputs = [tensor.name for tensor in manifest.signature.outputs]
 
@@ -53,11 +54,18 @@ class TorchRuntime:
         del self._module
 
 
-def _exported(path: Path) -> torch.nn.Module:
+def load_program(path: Path) -> torch.export.ExportedProgram:
+    """Read what `torch.export.save` has written.
+
+    Raises:
+        ModelError: it is damaged, or something else.
+    """
+    if not is_zipfile(path):  # PyTorch would write a traceback about it besides
+        raise ModelError(f"PyTorch cannot load {path}: it is not what torch.export.save writes.")
     try:
-        return torch.export.load(path).module()
-    except (RuntimeError, ValueError, KeyError, OSError) as error:
-        raise ModelError(f"PyTorch cannot load {path}: {error}") from error
+        return torch.export.load(path)
+    except Exception as error:  # what the library raises for a damaged file has no common base
+        raise ModelError(f"PyTorch cannot load {path}: {type(error).__name__}: {error}") from error
 
 
 def _eager(folder: Path, manifest: PackageManifest) -> torch.nn.Module:
