@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from collections.abc import Callable, Iterator
+from email.utils import parsedate_to_datetime
 
 import httpx
 import pytest
@@ -175,6 +177,14 @@ def test_head_gives_the_head_only(raw: Connect) -> None:
     status, headers, _ = connection.answer(head=True)
     assert (status, headers["content-length"]) == (200, "15")
     assert connection.answer()[2] == b'{"status":"ok"}'
+
+
+def test_answers_say_when_they_were_given(raw: Connect) -> None:
+    before = int(time.time())
+    _, headers, _ = raw().send(GET).answer()
+    given = parsedate_to_datetime(headers["date"])
+    assert headers["date"].endswith("GMT")
+    assert before <= given.timestamp() <= time.time()
 
 
 def test_the_connection_ends_when_the_client_wants_it(raw: Connect) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from http import HTTPStatus
+from time import gmtime, time
 from typing import Protocol
 
 import orjson
@@ -13,6 +14,9 @@ from ganglion.serving.gateway.errors import RequestError
 from ganglion.serving.gateway.head import Head
 
 JSON = "application/json"
+
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
 class Exchange:
@@ -58,7 +62,7 @@ class Exchange:
         headers: Mapping[str, str] | None = None,
     ) -> None:
         """Answer; written once all earlier requests of the connection are answered."""
-        start = _start(status, content_type, self.closes)
+        start = _start(status, content_type, self.closes, int(time()))
         if headers:
             start += "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode("latin-1")
         if self.head.method == "HEAD":
@@ -81,12 +85,20 @@ class Exchange:
 
 
 @lru_cache(maxsize=256)
-def _start(status: int, content_type: str, closes: bool) -> bytes:
-    """The beginning of an answer, which is nearly always one of a few."""
+def _start(status: int, content_type: str, closes: bool, second: int) -> bytes:
+    """The beginning of an answer, which within a second is nearly always one of a few."""
     connection = "close" if closes else "keep-alive"
     return (
-        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: {content_type}\r\nconnection: {connection}\r\n"
+        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ndate: {_date(second)}\r\n"
+        f"content-type: {content_type}\r\nconnection: {connection}\r\n"
     ).encode("latin-1")
+
+
+def _date(second: int) -> str:
+    """A moment as RFC 9110, 5.6.7 writes it, in no language but its own."""
+    at = gmtime(second)
+    clock = f"{at.tm_hour:02}:{at.tm_min:02}:{at.tm_sec:02}"
+    return f"{_DAYS[at.tm_wday]}, {at.tm_mday:02} {_MONTHS[at.tm_mon - 1]} {at.tm_year} {clock} GMT"
 
 
 Handler = Callable[[Exchange], None]
