@@ -20,6 +20,7 @@ def state() -> dict[str, Any]:
         "interrupt": getattr(interrupt, "__name__", repr(interrupt)),
         "input": os.readlink("/proc/self/fd/0"),
         "output": Path(os.readlink("/proc/self/fd/1")).name,
+        "blocked": len(signal.pthread_sigmask(signal.SIG_BLOCK, ())),
         "threads": os.environ["OMP_NUM_THREADS"],
         "descriptors": len(os.listdir("/proc/self/fd")),
     }

@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -67,7 +69,8 @@ sys.stderr.write(msgspec.json.encode(found).decode())
 """
 
 
-def control(folder: Path, case: str) -> tuple[subprocess.CompletedProcess[str], dict[str, object]]:
+def control(folder: Path, case: str, **how: Any) -> tuple[subprocess.CompletedProcess[str], dict[str, object]]:
+    """Run a controller in a process of its own; `how` goes to `subprocess.run`."""
     done = subprocess.run(
         [sys.executable, "-c", CONTROLLER, str(folder), case, str(Path(__file__).parent)],
         stdin=subprocess.PIPE,
@@ -75,6 +78,7 @@ def control(folder: Path, case: str) -> tuple[subprocess.CompletedProcess[str], 
         text=True,
         timeout=60,
         check=False,
+        **how,
     )
     return done, msgspec.json.decode(done.stderr)
 
@@ -93,6 +97,7 @@ def test_what_the_controller_has_loaded_is_shared_where_that_is_safe_and_nothing
         "input": os.devnull,
         "output": "log",
         "threads": "1",
+        "blocked": 0,
         "log": "said by a member\n",
     }
     assert done.stdout == "waits to be written"
@@ -103,6 +108,22 @@ def test_members_hold_nothing_open_that_they_do_not_hold_otherwise(tmp_path: Pat
     _done, forked = control(tmp_path / "forked", "forked")
     _done, alone = control(tmp_path / "alone", "alone")
     assert forked["descriptors"] == alone["descriptors"]
+
+
+UNUSUAL: dict[str, Callable[[], object]] = {
+    "a signal is blocked": lambda: signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,)),
+    "ends of children are ignored": lambda: signal.signal(signal.SIGCHLD, signal.SIG_IGN),
+    "no standard input": lambda: os.close(0),
+    "something is open": lambda: os.dup2(1, 50),
+}
+
+
+@pytest.mark.parametrize("unusual", UNUSUAL)
+def test_members_are_the_same_whatever_the_controller_was_started_with(tmp_path: Path, unusual: str) -> None:
+    _done, usual = control(tmp_path / "usual", "forked")
+    done, found = control(tmp_path / "unusual", "forked", preexec_fn=UNUSUAL[unusual], close_fds=False)
+    assert done.returncode == 0
+    assert found == usual
 
 
 def test_it_ends_with_a_controller_that_is_killed(tmp_path: Path) -> None:

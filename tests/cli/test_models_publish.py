@@ -64,4 +64,6 @@ def test_what_cannot_be_served_is_not_published(line: CommandLine, tmp_path: Pat
     )
     assert "WIDTHxHEIGHT" in line.error("models", "publish", "doubled", source, *PUBLISH, "--image", "big")
     assert "cannot be read" in line.error("models", "publish", "doubled", source, *PUBLISH, "--classes", "@nowhere")
+    assert "A number is a version" in line.error("models", "publish", "doubled", source, *PUBLISH, "--alias", "3")
+    assert "name of its own" in line.error("models", "publish", "doubled", source, *PUBLISH, "--classes", "a,a")
     assert json.loads(line("models", "list", "--json").stdout) == []

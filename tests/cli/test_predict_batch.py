@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -71,6 +72,27 @@ def test_a_prediction_by_tasks_that_is_killed_goes_on(project: CommandLine, read
     np.testing.assert_allclose([sum(row["probabilities"].values()) for row in found], 1, atol=1e-6)
     assert found == sorted(found, key=lambda row: row["id"])
     assert project.json(*line)["state"] == "done before"
+
+
+def test_after_ctrl_c_it_goes_on_where_it_was(project: CommandLine, readings: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    line = ("predict", "lights", "--input", readings, "--output", out, "--part", "1B")
+    with project.start(*line) as command:
+        while not list(out.glob("part-*")) and command.poll() is None:
+            with pytest.raises(subprocess.TimeoutExpired):
+                command.wait(timeout=0.01)
+        command.send_signal(signal.SIGINT)
+        said, _nothing = command.communicate(timeout=60)
+        assert command.returncode == 130
+    assert "Traceback" not in said
+    assert "The same command goes on where it was" in said
+    done = {path.name: os.stat(path).st_mtime_ns for path in out.glob("part-*")}
+    assert 0 < len(done) < FILES, "it was in the middle"
+    again = project(*line)
+    assert again.returncode == 0, again.stderr
+    assert re.search(rf"went on after +{len(done)} parts? of an earlier attempt", again.stdout)
+    assert {name: os.stat(out / name).st_mtime_ns for name in done} == done, "these were not written again"
+    assert len(rows(out)) == FILES * PER_FILE
 
 
 def test_pictures_of_a_folder_get_their_classes_as_json_lines(project: CommandLine, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ganglion.cli.main import make_app
 from ganglion.core.errors import UserError
 from ganglion.serving.repository import ModelRepository
 from ganglion.serving.rollout import Canary
+from ganglion.serving.service_directory import ServiceDirectory
 
 
 class Shop(CommandLine):
@@ -52,9 +54,10 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     start = ("serve", "lights:1", "lamps", "--port", "0", "--replicas", "1", "--cpu", "0.1")
     with shop.start(*start) as shop.service:
         assert shop.service.stdout is not None
-        lines = [shop.service.stdout.readline() for _ in range(4)]
-        found = re.search(r"Serving lamps version 1 at (http://127\.0\.0\.1:\d+) ", lines[2])
+        lines = [shop.service.stdout.readline() for _ in range(9)]
+        found = re.search(r"Serving lights:1, lamps:1 at (http://127\.0\.0\.1:\d+) ", lines[5])
         assert found is not None, lines
+        assert [line.split()[-1].partition("/v1/")[2] for line in lines[8:]] == ["models/lights:predict"]
         shop.url = found[1]
         yield shop
         shop.service.terminate()
@@ -95,6 +98,110 @@ def test_services_are_listed_and_changed_from_another_process(served: Shop) -> N
     last = served("services", "stop", "lamps")
     assert last.stdout == "lamps is served no longer; nothing is served there any more.\n"
     assert served.service.wait(60) == 0, "it ends by itself"
+
+
+class Trouble(CommandLine):
+    """A project whose model can be kept from loading."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder / "home")
+        self.damage = folder / "damage"
+        (folder / "shop.py").write_text(PREDICTOR)
+        signature = ("--input", "x=float32:1", "--output", "y=float32:1")
+        assert self("models", "publish", "prices", folder / "shop.py:Prices", *signature).returncode == 0
+        self.environment["DAMAGE"] = str(self.damage)
+
+
+PREDICTOR = """
+import os
+
+
+class Prices:
+    def load(self, folder):
+        print("prices are read")
+        print("a bar\\rthat goes on", flush=True)
+        if os.path.exists(os.environ.get("DAMAGE", "")):
+            raise LookupError("no prices")
+
+    def predict(self, batch):
+        print("asked", flush=True)
+        return {"y": batch["x"]}
+"""
+
+
+@pytest.fixture(scope="module")
+def trouble(tmp_path_factory: pytest.TempPathFactory) -> Trouble:
+    return Trouble(tmp_path_factory.mktemp("trouble"))
+
+
+def test_a_model_that_cannot_load_is_told_by_name_and_its_log_is_at_hand(trouble: Trouble) -> None:
+    trouble.damage.touch()
+    try:
+        failed = trouble("serve", "prices", "--port", "0", "--replicas", "2", "--cpu", "0.1")
+    finally:
+        trouble.damage.unlink()
+    assert failed.returncode == 2
+    assert failed.stderr == (
+        "ModelError: prices:1 was not served: 'shop:Prices' could not load: LookupError: no prices. "
+        "'ganglion services logs prices:1' shows what its replicas wrote.\n"
+    )
+    logs = trouble("services", "logs", "prices:1").stdout
+    assert "version 1 replica 0 | prices are read\n" in logs
+    assert "version 1 replica 0 | that goes on\n" in logs
+    assert re.search(r"replica 0 \| Traceback", logs)
+    assert 'raise LookupError("no prices")' in logs
+    assert trouble("services", "logs", "prices", "-n", "1").stdout.count("\n") < logs.count("\n") / 4
+    assert "Did you mean 'prices'?" in trouble.error("services", "logs", "price")
+    assert "no log of replica 7 of prices" in trouble.error("services", "logs", "prices", "--replica", "7")
+    assert "versions are numbers" in trouble.error("services", "logs", "prices:champion")
+
+
+def test_a_newer_version_that_cannot_load_is_said_where_the_service_runs(tmp_path: Path) -> None:
+    trouble = Trouble(tmp_path)
+    line = [*trouble.line, "serve", "prices", "--port", "0", "--cpu", "0.1", "--json"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(line, env=trouble.environment, text=True, stdout=pipe, stderr=pipe) as service:
+        assert service.stdout is not None
+        assert service.stderr is not None
+        assert json.loads(service.stdout.readline())["models"] == [{"name": "prices", "version": 1}]
+        trouble.damage.touch()
+        repository = ModelRepository(trouble.home / "models")
+        repository.publish("prices", repository.path("prices", 1))
+        said = service.stderr.readline()
+        assert "model=prices" in said
+        assert "version=2" in said
+        assert "LookupError: no prices" in said
+        assert "log='ganglion services logs prices:2'" in said
+        shown = trouble("services", "show", "prices").stdout
+        assert re.search(r"1 +AVAILABLE +1/1", shown), shown
+        assert re.search(r"2 +END +0/1 .* 'shop:Prices' could not load: LookupError: no prices", shown), shown
+        service.terminate()
+
+
+def test_logs_are_followed_while_the_service_runs(trouble: Trouble) -> None:
+    with trouble.start("serve", "prices", "--port", "0", "--replicas", "2", "--cpu", "0.1", "--json") as service:
+        assert service.stdout is not None
+        url = json.loads(service.stdout.readline())["url"]
+        with trouble.start("services", "logs", "prices", "--follow", "--tail", "0") as all_of_it:
+            assert all_of_it.stdout is not None
+            [entry] = ServiceDirectory(trouble.home).entries()
+            answers = 0
+            with ThreadPoolExecutor(1) as pool:
+                first = pool.submit(all_of_it.stdout.readline)
+                while not first.done():  # from where on it follows is its own affair
+                    body = {"instances": [[1]]}
+                    assert httpx.post(f"{url}/v1/models/prices:predict", json=body).status_code == 200
+                    answers += 1
+            assert re.fullmatch(r"version 1 replica [01] \| asked\n", first.result())
+            service.terminate()
+            assert service.wait(60) == 0
+            rest = all_of_it.stdout.read()
+            assert all_of_it.wait(30) == 0, "it ends with the service"
+            assert not entry.is_running
+            assert rest.count("| asked\n") < answers
+    alone = trouble("services", "logs", "prices", "--replica", "1").stdout
+    assert "replica 1 | prices are read\n" in alone
+    assert "replica 0" not in alone
 
 
 def test_without_a_service_it_says_what_to_do(tmp_path: Path) -> None:

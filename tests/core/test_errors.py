@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import pickle
 import re
 
 import pytest
@@ -50,3 +51,18 @@ def test_exit_codes_tell_the_users_errors_from_the_others():
 )
 def test_a_suggestion_lists_what_is_allowed_and_the_nearest(given, allowed, text):
     assert suggest(given, allowed) == text
+
+
+def test_options_have_other_names_on_a_command_line():
+    def rename(name):
+        return f"--{name.replace('_', '-')}"
+
+    message = "most is 1 and at_least 2: give at_least=1. It is almost the 'most', at mostly."
+    error = errors.OptionError(message, "most", "at_least")
+    assert str(error) == message
+    renamed = error.renamed(rename)
+    assert type(renamed) is errors.UserError
+    assert str(renamed) == "--most is 1 and --at-least 2: give --at-least=1. It is almost the 'most', at mostly."
+    assert str(errors.OptionError("most is 1").renamed(rename)) == "most is 1", "no name is guessed"
+    copied = pickle.loads(pickle.dumps(error))
+    assert (str(copied), copied.names) == (message, error.names)

@@ -7,6 +7,8 @@ from ganglion.execution.exits import AgentReport, Evidence, StopReason, classify
 
 GOOD = AgentReport(succeeded=True, value={"loss": 0.5})
 BAD = AgentReport(succeeded=False, error_type="ValueError", message="no", traceback="line 1", code=1)
+THEIRS = AgentReport(succeeded=False, error_type="shop.models.Broken", message="no")
+OURS = AgentReport(succeeded=False, error_type="ganglion.core.errors.ModelError", message="the vocabulary is empty")
 FULL = AgentReport(succeeded=False, error_type="MemoryError", message="", traceback="line 1", allocation_failed=True)
 
 
@@ -15,6 +17,8 @@ FULL = AgentReport(succeeded=False, error_type="MemoryError", message="", traceb
     [
         (Evidence(code=0, report=GOOD), None, ExitKind.SUCCESS, ""),
         (Evidence(code=1, report=BAD), None, ExitKind.EXCEPTION, "ValueError: no"),
+        (Evidence(code=1, report=THEIRS), None, ExitKind.EXCEPTION, "Broken: no"),
+        (Evidence(code=1, report=OURS), None, ExitKind.EXCEPTION, "the vocabulary is empty"),
         (Evidence(code=0), None, ExitKind.EXCEPTION, "exited with status 0 before its entry returned"),
         (Evidence(code=3), None, ExitKind.EXCEPTION, "exited with status 3 and no report"),
         (Evidence(code=137), None, ExitKind.EXCEPTION, "exited with status 137 and no report"),

@@ -26,7 +26,19 @@ from ganglion.execution.exits import AgentReport, Evidence
 from ganglion.execution.instructions import Finish, Release, Start
 from ganglion.execution.lifecycle import FAILURE_GRACE
 from ganglion.execution.outcome import OutcomeState
-from ganglion.execution.signals import Admitted, Alive, Cancel, Drain, Ended, Joined, Ready, Replace, Scale, Tick
+from ganglion.execution.signals import (
+    Accused,
+    Admitted,
+    Alive,
+    Cancel,
+    Drain,
+    Ended,
+    Joined,
+    Ready,
+    Replace,
+    Scale,
+    Tick,
+)
 from ganglion.execution.spec import Gang, Restart, Role
 
 # admission
@@ -360,6 +372,17 @@ def test_a_replaced_member_starts_again_at_once_and_no_failure_is_counted():
     assert starts(machine.end("worker-0", killed())) == [("worker-0", 2)]
     assert machine.state.restarts == 0
     assert told(machine.join("worker-0")) == [["worker-0", "worker-1"]]
+
+
+def test_an_accused_replica_is_killed_at_once_and_started_again_as_after_a_failure():
+    machine = Driver(service(2, grace=8.0, restart=Restart(budget=-1, backoff=1.0, alone=True))).run()
+    machine.ready("replica-0")
+    assert stops(machine.tell(Accused("replica-0", 2))) == [], "that attempt is not running"
+    assert stops(machine.tell(Accused("replica-0", 1))) == [("replica-0", 0.0)]
+    assert stops(machine.tell(Accused("replica-0", 1))) == []
+    assert starts(machine.end("replica-0", killed(9))) == []
+    assert machine.member("replica-0").exit.kind is ExitKind.LOST
+    assert starts(machine.tick_at_deadline()) == [("replica-0", 2)]
 
 
 def test_a_member_replaced_before_it_is_scaled_away_leaves():

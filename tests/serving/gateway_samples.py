@@ -20,6 +20,7 @@ from ganglion.serving import frames, wire
 from ganglion.serving.callers import Callers
 from ganglion.serving.gateway.gateway import Gateway
 from ganglion.serving.gateway.limits import HttpLimits
+from ganglion.serving.hanging import Hanging
 from ganglion.serving.load import Load
 from ganglion.serving.routes import EnsembleRoute, ModelRoute, ReplicaEnd, ReplicaRoute, Routes, VersionRoute
 from ganglion.serving.traffic import Traffic
@@ -29,12 +30,13 @@ PATIENCE = 20.0
 
 
 class GatewayThread:
-    """The core of the gateway with its own event loop; `settled`, `loads` and `traffic` get what it reports."""
+    """The core of the gateway with its own event loop; what it reports gets into queues of the same names."""
 
     def __init__(self, limits: HttpLimits | None = None, port: int = 0) -> None:
         self.settled: queue.SimpleQueue[int] = queue.SimpleQueue()
         self.loads: queue.SimpleQueue[list[Load]] = queue.SimpleQueue()
         self.traffic: queue.SimpleQueue[list[Traffic]] = queue.SimpleQueue()
+        self.hanging: queue.SimpleQueue[list[Hanging]] = queue.SimpleQueue()
         self._limits, self._port = limits, port
         self._started: Future[tuple[asyncio.AbstractEventLoop, Gateway, asyncio.Event, int]] = Future()
         self._thread = threading.Thread(target=lambda: uvloop.run(self._serve()))
@@ -43,7 +45,13 @@ class GatewayThread:
 
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
-        gateway = Gateway(self._limits, settled=self.settled.put, loads=self.loads.put, traffic=self.traffic.put)
+        gateway = Gateway(
+            self._limits,
+            settled=self.settled.put,
+            loads=self.loads.put,
+            traffic=self.traffic.put,
+            hanging=self.hanging.put,
+        )
         server = await loop.create_server(gateway.http, "127.0.0.1", self._port)
         stop = asyncio.Event()
         self._started.set_result((loop, gateway, stop, server.sockets[0].getsockname()[1]))

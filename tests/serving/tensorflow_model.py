@@ -12,6 +12,7 @@ sys.path.extend(sys.argv[2].split(":"))  # behind TensorFlow's own libraries
 
 import runtime_contract as contract
 import tensorflow as tf
+import text_contract
 
 from ganglion.artifacts.package import Signature, TensorSpec, write_package
 from ganglion.core.errors import ModelError
@@ -27,6 +28,12 @@ class Model(tf.Module):
         return {"y": x @ self.weights + 1}
 
 
+class Shout(tf.Module):
+    @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, "text"), tf.TensorSpec((None,), tf.int64, "times")])
+    def serve(self, text, times):
+        return {"loud": text + "!", "score": tf.cast(times, tf.float32) + 0.5}
+
+
 def refusal(folder: Path) -> str:
     try:
         LoadedModel(folder)
@@ -38,6 +45,8 @@ def refusal(folder: Path) -> str:
 place = Path(sys.argv[1])
 model = Model()
 tf.saved_model.save(model, str(place / "saved_model"), signatures={"serving_default": model.serve})
+shout = Shout()
+tf.saved_model.save(shout, str(place / "shout"), signatures={"serving_default": shout.serve})
 tf.saved_model.save(model, str(place / "unsigned"), signatures={"other": model.serve})
 
 
@@ -56,6 +65,7 @@ odd = Signature(inputs=(TensorSpec("pixels", "float32", (-1, 3)),), outputs=cont
 served = {"x": np.ones((1, 3), np.float32)}
 found = {
     "problems": contract.problems(good),
+    "text problems": text_contract.problems(package("text", "shout", text_contract.SIGNATURE)),
     "unsigned": refusal(package("bad", "unsigned", contract.SIGNATURE)),
     "odd": refusal(package("odd", "saved_model", odd)),
     "same": bool(

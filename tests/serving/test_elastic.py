@@ -238,5 +238,5 @@ def test_a_model_that_cannot_start_is_not_deployed_at_zero(
     model = {"model.onnx": tmp_path / "lookup" / "model.onnx"}
     write_package(tmp_path / "wrong", runtime="onnx", signature=signature, files=model)
     models.publish("wrong", tmp_path / "wrong")
-    with pytest.raises(ModelError, match=r"Version 1 was not served.*signature's inputs"):
+    with pytest.raises(ModelError, match=r"wrong:1 was not served.*signature's inputs"):
         server.deploy("wrong", options=elastic(min_replicas=0))

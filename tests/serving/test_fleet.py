@@ -18,6 +18,7 @@ from ganglion.execution.backend import Capacity
 from ganglion.serving.fleet import Fleet, most_replicas
 from ganglion.serving.gateway_control import GatewayControl
 from ganglion.serving.gateway_watch import GatewayWatch
+from ganglion.serving.hanging import HANGING, Hanging, hanging_to_data
 from ganglion.serving.load import Load
 from ganglion.serving.options import ServingOptions
 from ganglion.serving.policy import VersionPolicy
@@ -40,6 +41,9 @@ class NotedJob:
     def drain(self) -> None:
         self.told.append("drain")
 
+    def accuse(self, member: str, attempt: int) -> None:
+        self.told.append((member, attempt))
+
 
 class Place:
     """A fleet, its gateway, and the jobs of its versions, in the order of their starts."""
@@ -51,6 +55,7 @@ class Place:
             settled=lambda: self.fleet.end_settled(),
             loads=lambda loads: self.fleet.take_loads(loads),
             traffic=lambda traffic: self.fleet.take_traffic(traffic),
+            hanging=lambda hanging: self.fleet.replace_hanging(hanging),
             watch=GatewayWatch(dict, lambda _pid: None),
         )
         backend = SimpleNamespace(capacity=lambda: Capacity(nodes=(Resources(cpu=4),)))
@@ -127,6 +132,18 @@ def test_a_load_starts_what_the_machine_can_hold(place: Place) -> None:
     load = Load(model="m", version=1, seconds=0.5, concurrency=20.0, requests=20, waiting=20)
     place.fleet.take_loads([load, Load(model="gone", version=1, seconds=1, concurrency=9, requests=9, waiting=9)])
     assert place.jobs[0].told == [8], "4 cores for half a core each"
+
+
+def test_a_replica_that_a_gateway_says_hangs_is_ended_once_and_shown(place: Place) -> None:
+    run = place.fleet.serve("m", 1, elastic(min_replicas=2), VersionPolicy.of(1))
+    make_ready(place, run.job, 2)
+    told = [Hanging(f"{run.job}/replica-1/1", 6.25), Hanging(f"{run.job}/replica-0/7", 9.0), Hanging("gone/r/1", 9.0)]
+    for gateway in ("replica-0", "replica-1", "replica-0"):  # each says so, and again
+        values = {HANGING: hanging_to_data(told)}
+        place.gateway.observe(MemberReported(at=0, job="gateway", member=gateway, attempt=1, values=values))
+    assert place.jobs[0].told == [("replica-1", 1)], "another attempt of a member is not meant"
+    shown = place.fleet.deployments["m"].describe()["versions"][1]["hung"]
+    assert shown == "1 replica was replaced for hanging; last, replica-1 had not come back from one batch for 6.25 s"
 
 
 def test_how_many_a_backend_holds() -> None:

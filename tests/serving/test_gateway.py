@@ -10,6 +10,8 @@ from gateway_samples import PATIENCE, GatewayThread, ScriptedReplica, model, rou
 
 from ganglion.artifacts.package import ImageInput
 from ganglion.serving import wire
+from ganglion.serving.gateway import tensorflow_rest
+from ganglion.serving.gateway.tensorflow_rest import render_predictions
 from ganglion.serving.routes import EnsembleRoute
 
 Make = Callable[[], ScriptedReplica]
@@ -231,6 +233,29 @@ def test_a_bad_instance_fails_only_its_own_request(gateway: GatewayThread, calle
     replica.answer(batch, x[:, 0], [wire.Failure(2, True, "it is no image")])
     assert result(good) == [1]
     assert error(bad) == (400, "Instance 1: it is no image")
+
+
+def test_a_fault_on_one_answer_fails_only_its_own_request(
+    gateway: GatewayThread, caller: Caller, replicas: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def render(outputs: Any, *, columns: bool) -> bytes:
+        (values,) = outputs.values()
+        if values[0] == 2:
+            raise MemoryError
+        return render_predictions(outputs, columns=columns)
+
+    monkeypatch.setattr(tensorflow_rest, "render_predictions", render)
+    replica = replicas()
+    gateway.serve(state="LOADING")
+    asked = [caller.predict(1), caller.predict(2), caller.predict(3)]
+    caller.wait_for_queue(3)
+    gateway.serve(replica, generation=2)
+    replica.echo()
+    statuses = [asking.result(PATIENCE).status_code for asking in asked]
+    assert statuses == [200, 500, 200]
+    again = caller.predict(4)
+    replica.echo()
+    assert result(again) == [4], "the replica is not lost"
 
 
 def test_requests_that_wait_too_long_or_are_too_many_are_told_to_come_back(

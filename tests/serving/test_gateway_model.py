@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import uvloop
 from serving_samples import pixels, write_classifier, write_lookup, write_slow, write_sum
+from text_contract import texts
+from text_samples import write_labels
 
 from ganglion.serving.gateway.gateway_model import GatewayModel
 from ganglion.serving.gateway.prediction import Cut, Part, Prediction
@@ -65,6 +67,12 @@ def test_a_short_request_is_predicted(summing: Callable[[Use], Any]) -> None:
 )
 def test_what_may_take_long_or_do_anything_is_left(summing: Callable[[Use], Any], given: Callable[[], Part]) -> None:
     assert summing(lambda model: model.predict([given()])) is None
+
+
+def test_text_is_left_for_it_may_be_of_any_length(tmp_path: Path) -> None:
+    write_labels(tmp_path / "labels", {"good": "positive"})
+    payload = Payload(tensors={"text": texts("good")})
+    assert use(tmp_path / "labels", lambda model: model.predict([part(payload)])) is None
 
 
 def test_requests_that_came_together_are_predicted_together(summing: Callable[[Use], Any]) -> None:

@@ -135,6 +135,16 @@ def test_a_class_is_packaged_with_what_lies_beside_it(tmp_path: Path, capsys: py
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
+    """Whoever is left out would be the model, or what it reads."""
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "weighted.py").write_text(PREDICTOR)
+    source = f"{tmp_path}/a/weighted.py:Weighted"
+    with pytest.raises(UserError, match=r"a/weighted\.py and .*b/weighted\.py would be 'weighted\.py'"):
+        read_model(source, inputs=[X], outputs=[Y], others=[tmp_path / "b" / "weighted.py"])
+
+
 @pytest.mark.parametrize("channels_first", [True, False])
 def test_pixels_get_the_order_and_the_range_of_the_input(tmp_path: Path, channels_first: bool) -> None:
     class Same(torch.nn.Module):

@@ -134,14 +134,16 @@ PAIR = Signature(
     (TensorSpec("a", "bool", (-1,)), TensorSpec("b", "int64", (-1, -1, 2))),
     (TensorSpec("y", "float64", (-1,)), TensorSpec("z", "uint64", (-1, -1))),
 )
+WORDS = Signature((TensorSpec("w", "string", (-1, 2)),), (TensorSpec("y", "float32", (-1, 1)),))
 VERSIONS = [
     VersionRoute(version=1, state="AVAILABLE", signature=SCORES, classes=("a", "b", "c")),
     VersionRoute(version=1, state="AVAILABLE", signature=IMAGES, image=ImageInput(2, 2, "L")),
     VersionRoute(version=1, state="AVAILABLE", signature=PAIR),
+    VersionRoute(version=1, state="AVAILABLE", signature=WORDS),
 ]
 
 
-@pytest.mark.parametrize("version", VERSIONS, ids=["scores", "images", "pair"])
+@pytest.mark.parametrize("version", VERSIONS, ids=["scores", "images", "pair", "words"])
 def test_every_schema_of_the_document_is_a_schema(version: VersionRoute) -> None:
     found: list[Any] = []
 
@@ -189,6 +191,18 @@ ROWS: list[tuple[int, Any]] = [
     (2, {"instances": [{"a": 1, "b": [[1, 2]]}]}),
     (2, {"instances": [{"a": True}]}),
     (2, {"inputs": {"a": [True], "b": [[[1, 2]]]}}),
+    (3, {"instances": [["a", {"b64": "w7w="}]]}),
+    (3, {"instances": [{"w": ["a", ""]}]}),
+    (3, {"inputs": [["a", "b"]]}),
+    (3, {"inputs": {"w": [["a", "b"]]}}),
+    (3, {"instances": [["a"]]}),
+    (3, {"instances": [["a", 1]]}),
+    (3, {"instances": [["a", None]]}),
+    (3, {"instances": [["a", {"b64": "w7w"}]]}),
+    (3, {"instances": [["a", {"b64": "w7w=", "c": 1}]]}),
+    (3, {"instances": [{"image_bytes": {"b64": "AAAA"}}]}),
+    (3, {"instances": [{"b64": "AAAA"}]}),
+    (3, {"inputs": {"image_bytes": [{"b64": "AAAA"}]}}),
 ]
 
 
@@ -217,6 +231,10 @@ EXAMPLES: list[tuple[int, Any]] = [
     (1, {"examples": [{"image_bytes": {"b64": "AAAA"}}]}),
     (1, {"examples": [{"image_bytes": {"b64": "AAAA"}}, {"b64": "AAAA"}]}),
     (1, {"examples": [{"image_bytes": {"b64": "AAAA"}}, {"x": [1, 2, 3, 4]}]}),
+    (3, {"examples": [{"w": ["a", {"b64": "w7w="}]}]}),
+    (3, {"examples": [{"w": ["a", 1]}]}),
+    (3, {"examples": [{"w": "a"}]}),
+    (3, {"examples": [{"b64": "w7w="}]}),
 ]
 
 

@@ -173,7 +173,7 @@ def test_a_service_that_went_away_is_not_shown_as_if_it_were_there(browser: Brow
     gateway.apply(routes(model("gone", [], state="AVAILABLE")))
     try:
         browser.open(f"http://127.0.0.1:{gateway.port}/")
-        browser.wait_for(lambda: "0, requests wait for one" in browser.text("#models"))
+        browser.wait_for(lambda: "AVAILABLE; requests wait for a replica" in browser.text("#models"))
         assert browser.text("#trouble") == ""
     finally:
         gateway.close()
@@ -182,6 +182,22 @@ def test_a_service_that_went_away_is_not_shown_as_if_it_were_there(browser: Brow
     assert "gone" in browser.text("#models")
     assert float(browser.run("return getComputedStyle(document.getElementById('models')).opacity")) < 1
     browser.complaints()  # that nobody answered is among them, and is taken away
+
+
+def test_a_person_sees_what_loads_what_failed_and_what_an_ensemble_is_made_of(browser: Browser) -> None:
+    gateway = GatewayThread()
+    ended = model("bad", [], state="END", error="'shop:Bad' could not load: ValueError: empty")
+    try:
+        browser.open(f"http://127.0.0.1:{gateway.port}/")
+        browser.wait_for(lambda: browser.text("#models") == "No model is served yet.")
+        gateway.apply(routes(ended, model("slow", [], state="LOADING")))
+        browser.wait_for(lambda: "slow loading" in browser.text("#models"))
+        assert "bad failed" in browser.text("#models")
+        assert "END: 'shop:Bad' could not load: ValueError: empty" in browser.text("#models")
+        assert "no requests lately" in browser.text("#models")
+    finally:
+        gateway.close()
+    browser.complaints()
 
 
 def test_the_page_runs_and_loads_nothing_but_its_own(gateway: GatewayThread) -> None:

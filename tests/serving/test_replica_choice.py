@@ -53,9 +53,14 @@ def test_the_reserve_is_at_most_half_of_what_a_request_may_take() -> None:
 def test_a_reserve_is_kept_before_anything_was_late() -> None:
     steady = learnt(0.004)
     assert steady.margin < 0.001
-    hasty, patient = (wait(1, MOST, [Worker(steady, 0.0)], allowed) for allowed in (0.05, 10.0))
-    assert hasty == pytest.approx(steady.predict(1) + 0.0125)
-    assert patient == pytest.approx(steady.predict(1) + 0.02), "a core is lost for as long, whatever is allowed"
+    hasty, patient = (wait(1, MOST, [Worker(steady, 0.001)], allowed) for allowed in (0.05, 10.0))
+    assert hasty == pytest.approx(0.001 + steady.predict(1) + 0.0125)
+    assert patient == pytest.approx(0.001 + steady.predict(1) + 0.02), "a core is lost for as long, whatever is allowed"
+
+
+def test_what_an_idle_replica_takes_at_once_needs_no_reserve() -> None:
+    steady = learnt(0.036)
+    assert wait(1, MOST, [Worker(steady, 0.0), Worker(steady, 0.0)], 0.05) < 0.045
 
 
 @given(fleet=workers, rows=st.integers(1, 100), free=st.integers(1, 5))

@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import text_contract
+import text_samples
 from onnx import TensorProto, helper
 from runtime_contract import CHECKS, SIGNATURE, WEIGHTS, numbers
 
@@ -104,6 +106,16 @@ def package(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return folder
 
 
+TEXT_WRITERS = {"onnx": text_samples.write_onnx, "python": text_samples.write_python}
+
+
+@pytest.fixture(scope="module", params=TEXT_WRITERS)
+def text_package(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("text") / "package"
+    TEXT_WRITERS[request.param](folder)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def tensorflow(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     """What a program in the environment with TensorFlow found."""
@@ -131,9 +143,43 @@ def test_the_contract(package: Path, check: str) -> None:
     CHECKS[check](package)
 
 
+@pytest.mark.parametrize("check", text_contract.CHECKS)
+def test_the_contract_of_text(text_package: Path, check: str) -> None:
+    text_contract.CHECKS[check](text_package)
+
+
+def test_a_text_that_a_model_fails_on_fails_alone(tmp_path: Path) -> None:
+    text_samples.write_python(tmp_path / "package")
+    model = LoadedModel(tmp_path / "package")
+    given = {"text": text_contract.texts("a", "refuse", "b"), "times": np.array([1, 2, 3])}
+    outputs, failures = model.predict(given)
+    assert outputs["loud"].tolist() == ["a!", "", "b!"]
+    assert [(failure.row, failure.message) for failure in failures] == [(1, "The model failed: ValueError: I refuse")]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("half", "'loud': a half of a surrogate pair"), ("number", "'loud': int was given; text is")]
+)
+def test_what_a_model_gives_for_text_and_is_none_is_its_failure(tmp_path: Path, text: str, message: str) -> None:
+    text_samples.write_python(tmp_path / "package")
+    model = LoadedModel(tmp_path / "package")
+    outputs, (failure,) = model.predict({"text": text_contract.texts(text), "times": np.array([1])})
+    assert (outputs, failure.invalid) == ({}, False)
+    assert message in failure.message
+
+
+def test_a_runtime_without_text_refuses_it(tmp_path: Path) -> None:
+    (tmp_path / "model.pt2").write_bytes(b"x")
+    files = {"model.pt2": tmp_path / "model.pt2"}
+    write_package(tmp_path / "package", runtime="torch", signature=text_contract.SIGNATURE, files=files)
+    with pytest.raises(ModelError, match="'text' has the type string, which the runtime 'torch' does not have"):
+        LoadedModel(tmp_path / "package")
+
+
 def test_the_contract_by_tensorflow(tensorflow: dict[str, object]) -> None:
     assert tensorflow["problems"] == dict.fromkeys(CHECKS, "")
     assert tensorflow["same"] is True, "as the function that was saved"
+    assert tensorflow["text problems"] == dict.fromkeys(text_contract.CHECKS, "")
 
 
 def test_a_saved_model_without_the_serving_signature_is_refused(tensorflow: dict[str, object]) -> None:

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 
 from ganglion.serving.gateway.quarantine import Quarantine
 from ganglion.serving.gateway.retry_budget import RetryBudget
-from ganglion.serving.payload import Payload
+from ganglion.serving.payload import CallPayload, Payload
 from ganglion.serving.routes import ReplicaEnd
+from ganglion.serving.wire import Call
 
 Make = Callable[[], ScriptedReplica]
 
@@ -105,6 +106,15 @@ def test_one_death_from_outside_excuses_no_other(gateway: GatewayThread, replica
         500,
         "This request ended 3 replicas and is not tried again.",
     )
+
+
+def test_the_arguments_of_a_function_are_kept_under_their_names(tmp_path: Path) -> None:
+    merge = Call("merge", "user:merge", ("0", "1"))
+    payload = CallPayload(merge, {"0/y": np.array([1.0]), "1/y": np.array([2.0, 3.0])})
+    path = keep(Quarantine(tmp_path / "kept"), payload)
+    assert path is not None
+    with np.load(path) as kept:
+        assert [kept["0/y"].tolist(), kept["1/y"].tolist()] == [[1.0], [2.0, 3.0]]
 
 
 def test_images_are_kept_as_they_came(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from serving_samples import write_classifier
 from ganglion.artifacts.package import PackageManifest
 from ganglion.core.events import Exit, ExitKind, JobAdmitted, MemberExited, MemberReady, MemberSampled
 from ganglion.core.resources import Resources
+from ganglion.serving.hanging import Hanging
 from ganglion.serving.load import Load
 from ganglion.serving.options import ServingOptions
 from ganglion.serving.routes import ReplicaEnd
@@ -76,6 +77,21 @@ def test_gateways_hear_which_ends_no_request_can_be_the_cause_of(
     ended = Exit(kind=kind, message="", signal=signal_)
     run.observe(MemberExited(at=0, job=run.job, member="replica-0", attempt=1, exit=ended))
     assert run.route().ends == (ReplicaEnd("job/replica-0/1", outside),)
+
+
+def test_gateways_hear_that_a_replica_was_ended_because_it_hung(manifest: PackageManifest) -> None:
+    run = started(manifest, 2)
+    assert run.describe()["hung"] == ""
+    assert run.give_up(Hanging("job/replica-1/1", 7.0)) == ("replica-1", 1)
+    assert run.give_up(Hanging("job/replica-1/1", 7.5)) is None
+    for member in ("replica-0", "replica-1"):
+        ended = Exit(kind=ExitKind.LOST, message="", signal=signal.SIGKILL)
+        run.observe(MemberExited(at=0, job=run.job, member=member, attempt=1, exit=ended))
+    assert run.route().ends == (
+        ReplicaEnd("job/replica-0/1", outside=False),
+        ReplicaEnd("job/replica-1/1", outside=False, hanging=True),
+    )
+    assert run.failed_starts == 0, "they had started"
 
 
 def test_a_replica_that_goes_leaves_the_routes_before_the_job(manifest: PackageManifest) -> None:
@@ -200,3 +216,14 @@ def test_the_usage_of_a_replica_that_is_gone_does_not_count(manifest: PackageMan
     ready(run, "replica-1", attempt=2)
     run.resize(2)
     assert run.follow(load(), by_memory, now=100.0, ceiling=100) == 2
+
+
+def test_what_keeps_a_version_from_starting_is_not_hidden_by_its_own_end(manifest: PackageManifest) -> None:
+    run = VersionRun("job", 1, manifest, 2)
+    for attempt in (1, 2, 3):
+        gone(run, "replica-0", attempt)
+    assert run.hopeless
+    cancelled = Exit(kind=ExitKind.CANCELLED, message="cancelled")
+    run.observe(MemberExited(at=0, job=run.job, member="replica-1", attempt=1, exit=cancelled))
+    assert run.error == "ModelError: the package is damaged"
+    assert run.failed_starts == 3

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ganglion.artifacts.elements import element_type
 from ganglion.artifacts.package import Signature
 from ganglion.core.errors import ModelError
 
@@ -31,7 +32,7 @@ class Checks(NamedTuple):
     Attributes:
         inputs: by name; the first size is the number of samples.
         outputs: by name; as many.
-        tolerance: largest absolute difference of an element.
+        tolerance: largest absolute difference of a number; texts have to be equal.
     """
 
     inputs: dict[str, NDArray[Any]]
@@ -57,6 +58,9 @@ class Checks(NamedTuple):
             if given is None or given.shape != expected.shape:
                 shown = "is missing" if given is None else f"is {list(given.shape)}"
                 raise ModelError(f"Output {name!r} {shown}; the package's checks expect {list(expected.shape)}.")
+            if expected.dtype.kind == "O":
+                _compare_texts(name, given, expected)
+                continue
             difference = np.abs(given.astype(np.float64) - expected.astype(np.float64))
             difference[np.isnan(given.astype(np.float64)) & np.isnan(expected.astype(np.float64))] = 0.0
             if not (difference <= self.tolerance).all():
@@ -66,6 +70,16 @@ class Checks(NamedTuple):
                     f"The model does not answer as it did when it was packaged: output {name!r} of sample {sample} "
                     f"differs by {largest:.3g}; {self.tolerance:g} is allowed."
                 )
+
+
+def _compare_texts(name: str, given: NDArray[Any], expected: NDArray[Any]) -> None:
+    differing = (given != expected).reshape(len(expected), -1).any(axis=1)
+    if differing.any():
+        sample = int(np.argmax(differing))
+        raise ModelError(
+            f"The model does not answer as it did when it was packaged: output {name!r} of sample {sample} is "
+            "another text."
+        )
 
 
 def write_checks(path: Path, inputs: Arrays, outputs: Arrays, *, tolerance: float = 1e-3) -> None:
@@ -79,6 +93,8 @@ def write_checks(path: Path, inputs: Arrays, outputs: Arrays, *, tolerance: floa
     """
     named = {f"input/{name}": values for name, values in inputs.items()}
     named |= {f"output/{name}": values for name, values in outputs.items()}
+    # What NumPy has for text of one length needs no pickle; zeros at its end would be lost, which no sample needs.
+    named = {name: values.astype(str) if values.dtype.kind == "O" else values for name, values in named.items()}
     with path.open("wb") as file:
         np.savez(file, allow_pickle=False, **{_TOLERANCE: np.float64(tolerance)}, **named)
 
@@ -94,7 +110,8 @@ def read_checks(folder: Path, signature: Signature) -> Checks | None:
         return None
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
+            found = {name: archive[name] for name in archive.files}
+        arrays = {name: values.astype(object) if values.dtype.kind == "U" else values for name, values in found.items()}
         tolerance = float(arrays.pop(_TOLERANCE))
         inputs = {tensor.name: arrays.pop(f"input/{tensor.name}") for tensor in signature.inputs}
     except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
@@ -103,7 +120,10 @@ def read_checks(folder: Path, signature: Signature) -> Checks | None:
     checks = Checks(inputs, outputs, tolerance)
     known = {tensor.name for tensor in signature.outputs}
     sizes = {values.shape[:1] for values in (*inputs.values(), *outputs.values())}
-    fit = all(values.dtype == tensor.dtype for tensor, values in zip(signature.inputs, inputs.values(), strict=True))
+    fit = all(
+        values.dtype == element_type(tensor.dtype)
+        for tensor, values in zip(signature.inputs, inputs.values(), strict=True)
+    )
     if not outputs or not outputs.keys() <= known or len(sizes) != 1 or sizes & {(), (0,)} or not fit:
         raise ModelError(f"{path} does not fit the signature of its package. Package the model again.")
     return checks

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ganglion.core.errors import UserError
+from ganglion.core.errors import OptionError, UserError
 from ganglion.serving.rollout import Canary
 
 
@@ -18,6 +18,9 @@ def canary_of(percent: float | None, steps: str | None) -> Canary | None:
         following = tuple(float(step) for step in steps.split(",")) if steps is not None else ()
     except ValueError as error:
         raise UserError(f"--steps is {steps!r}; percentages are expected, such as 25,50,100.") from error
-    if percent is None:
-        return Canary(percent=following[0], steps=following[1:])
-    return Canary(percent=percent, steps=following)
+    try:
+        if percent is None:
+            return Canary(percent=following[0], steps=following[1:])
+        return Canary(percent=percent, steps=following)
+    except OptionError as error:
+        raise error.renamed(lambda _name: "--steps" if percent is None else "--canary") from None

@@ -92,7 +92,7 @@ class TaskRunner:
         outcome = job.wait()
         culprit = outcome.exits.get(outcome.culprit or "")
         if culprit is not None and (culprit.error_type or "").endswith("DataError"):
-            raise DataError(outcome.message.partition(f"{culprit.error_type}: ")[2] or outcome.message)
+            raise DataError(culprit.message)
         outcome.raise_for_failure()
         return outcome.value
 

@@ -173,7 +173,7 @@ def _print_version(version: dict[str, Any]) -> None:
         ("runtime", version["runtime"]),
         ("inputs", _tensors(version["signature"]["inputs"])),
         ("outputs", _tensors(version["signature"]["outputs"])),
-        ("images", "{width}x{height} {mode}".format(**version["image"]) if version["image"] else ""),
+        ("images", _images(version["image"])),
         ("classes", ", ".join(version["classes"])),
         *sorted((f"from {name}", text) for name, text in version["lineage"].items() if name not in ("run", "step")),
         ("folder", version["folder"]),
@@ -185,3 +185,10 @@ def _print_version(version: dict[str, Any]) -> None:
 
 def _tensors(tensors: list[dict[str, Any]]) -> str:
     return ", ".join(f"{tensor['name']} {tensor['dtype']} {tensor['shape']}" for tensor in tensors)
+
+
+def _images(image: dict[str, Any] | None) -> str:
+    if image is None:
+        return ""
+    scale = image.get("scale", 1)
+    return f"{image['width']}x{image['height']} {image['mode']}{f', times {scale:.4g}' if scale != 1 else ''}"

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ganglion.cli.output import console, write_json
 from ganglion.core.errors import UserError
 from ganglion.platform import Platform
+
+if TYPE_CHECKING:
+    from ganglion.serving.repository import ModelRepository
 
 Source = Annotated[
     str,
@@ -60,8 +65,8 @@ def publish(
 ) -> None:
     """Publish a model of your own as the next version of NAME; services that follow NAME change to it.
 
-    It is loaded and asked about zeros first, as replicas do; what cannot be served is not published. A Python class has
-    `load(folder)`, called once, and `predict(batch)`, from a dictionary of arrays to another.
+    It is loaded and asked about zeros first, in this process; what cannot be served is not published. A Python class
+    has `load(folder)`, called once, and `predict(batch)`, from a dictionary of arrays to another.
 
     Examples:
         ganglion models publish digits digits.onnx --image 28x28:L --classes @names.txt
@@ -71,20 +76,27 @@ def publish(
         ganglion models publish plants saved_model/
 
         ganglion models publish prices predictor.py:Prices --input x=float32:12 --output price=float32 --with prices.pkl
+
+        ganglion models publish moods predictor.py:Moods --input text=string --output mood=string
     """
     from ganglion.serving.model_file import package_model, parse_image, parse_tensor, read_model
+    from ganglion.serving.repository import check_alias, check_name
 
-    shown = parse_image(image) if image else None
+    check_name(name)
+    if alias:
+        check_alias(alias)
+    shown, names = parse_image(image) if image else None, _class_names(classes)
     model = read_model(
         source,
         inputs=[parse_tensor(text) for text in input or ()],
         outputs=[parse_tensor(text) for text in output or ()],
         others=with_ or (),
     )
-    with Platform() as platform, tempfile.TemporaryDirectory(prefix="ganglion-publish-") as temporary:
-        folder = Path(temporary, "package")
-        package_model(model, folder, image=shown, classes=_class_names(classes))
-        version = platform.repository.publish(name, folder)
+    with Platform() as platform:
+        try:
+            version = _publish(platform.repository, name, partial(package_model, model, image=shown, classes=names))
+        except OSError as error:
+            raise UserError(f"The package of {name} cannot be written: {error}.") from error
         if alias:
             platform.repository.set_alias(name, alias, version)
         place = str(platform.repository.path(name, version))
@@ -114,16 +126,29 @@ def alias(
     console().print(f"{name}:{alias} is version {version}.", soft_wrap=True)
 
 
+def _publish(repository: ModelRepository, name: str, package: Callable[[Path], None]) -> int:
+    """Write a package on the disk of the repository, where there is room for what is published, and publish it."""
+    repository.root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".publish-", dir=repository.root) as temporary:
+        folder = Path(temporary, "package")
+        package(folder)
+        return repository.publish(name, folder)
+
+
 def _class_names(text: str) -> tuple[str, ...]:
     """Names between commas, or one a line of a file.
 
     Raises:
-        UserError: there is no such file.
+        UserError: there is no such file, or a name is empty or comes twice.
     """
     if not text.startswith("@"):
-        return tuple(name.strip() for name in text.split(",")) if text else ()
-    try:
-        lines = Path(text[1:]).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"The names of the classes cannot be read from {text[1:]}: {error}") from error
-    return tuple(line.strip() for line in lines if line.strip())
+        names = tuple(name.strip() for name in text.split(",")) if text else ()
+    else:
+        try:
+            lines = Path(text[1:]).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"The names of the classes cannot be read from {text[1:]}: {error}") from error
+        names = tuple(line.strip() for line in lines if line.strip())
+    if "" in names or len(set(names)) < len(names):
+        raise UserError(f"Each class needs a name of its own; given are {', '.join(map(repr, names))}.")
+    return names

@@ -89,7 +89,7 @@ def predict(
     url: Annotated[str | None, typer.Option(help="Ask the service there; without it the model runs here.")] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")] = False,
 ) -> None:
-    """Ask a model about images or numbers, about all records of a source, or about what comes on standard input.
+    """Ask a model about images, numbers or text, about all records of a source, or about what comes on standard input.
 
     A prediction of a source that was killed goes on where it was, when it is called again.
 

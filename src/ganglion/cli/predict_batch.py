@@ -82,7 +82,15 @@ def predict_batch(model: str, wish: BatchWish, *, json_: bool) -> None:
                 told[:] = [advance]
                 progress(advance)
 
-            summary = predict_source(platform.repository, model, source, output, run=runner, progress=tell, **options)
+            try:
+                summary = predict_source(
+                    platform.repository, model, source, output, run=runner, progress=tell, **options
+                )
+            except KeyboardInterrupt:
+                kept = counted(len(list(output.glob("part-*"))), "part")
+                out.print(f"Interrupted with {kept} in {escape(str(output))}.", soft_wrap=True)
+                out.print("The same command goes on where it was.")
+                raise
         described = {
             "state": "predicted" if told else "done before",
             **msgspec.to_builtins(summary),

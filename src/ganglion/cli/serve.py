@@ -10,18 +10,29 @@ import typer
 from ganglion.cli.canary import canary_of
 from ganglion.cli.serve_callers import CallerOptions
 from ganglion.cli.service import ServiceOrder, become
-from ganglion.core.errors import UserError
-from ganglion.core.resources import Resources, parse_size
+from ganglion.core.errors import ConfigurationError, OptionError, UserError
+from ganglion.core.resources import Resources, cores, format_size, parse_size
 from ganglion.platform import Platform
 
 if TYPE_CHECKING:
     from ganglion.serving.options import ServingOptions
+
+LEAST_MEMORY = 16 * 2**20
+"""Bytes that any replica needs only to load what serves a model."""
 
 _ADDRESS = "Where it answers"
 _REPLICAS = "Replicas"
 _REQUESTS = "Requests"
 _CALLERS = "Callers"
 _VERSIONS = "Versions"
+
+
+def replicas_for(cores: int) -> int:
+    """How many replicas there are where nothing is said: on two cores a second one takes more than it adds."""
+    return 1 if cores <= 2 else 2
+
+
+REPLICAS = replicas_for(cores())
 
 
 def serve(
@@ -38,7 +49,7 @@ def serve(
             rich_help_panel=_REPLICAS,
             help="Processes that answer, whatever the load.",
             min=1,
-            show_default="2, or shards",
+            show_default=f"{REPLICAS} on this machine, or shards",
         ),
     ] = None,
     port: Annotated[
@@ -183,6 +194,12 @@ def serve(
             show_default="none",
         ),
     ] = None,
+    json_: Annotated[
+        bool,
+        typer.Option(
+            "--json", rich_help_panel=_ADDRESS, help="Print one line of JSON when it serves: url, grpc, models, pid."
+        ),
+    ] = False,
 ) -> None:
     """Serve models over REST, as TensorFlow Serving does, until Ctrl-C; requests in hand are answered first.
 
@@ -214,7 +231,7 @@ def serve(
     options = _options(
         replicas,
         {name: value for name, value in scaling.items() if value is not None},
-        resources=Resources(cpu=cpu, memory=parse_size(memory) if memory else 0),
+        resources=Resources(cpu=cpu, memory=_memory(memory) if memory else 0),
         container_concurrency=container_concurrency,
         balancing=balancing,
         max_batch=max_batch,
@@ -238,7 +255,26 @@ def serve(
             gateways=gateways,
             grpc_port=grpc_port,
             access_log=access_log,
+            json=json_,
         )
+    )
+
+
+def _memory(text: str) -> int:
+    """Bytes for each replica.
+
+    Raises:
+        UserError: it is no size, or less than any replica needs.
+    """
+    try:
+        size = parse_size(text)
+    except ConfigurationError as error:
+        raise UserError(f"--memory: {error}") from None
+    if size >= LEAST_MEMORY:
+        return size
+    hint = f" Did you mean {text}GiB?" if text.isdigit() and 0 < int(text) < 1024 else ""
+    raise UserError(
+        f"--memory {text} is {format_size(size)}, and a replica needs at least {format_size(LEAST_MEMORY)}.{hint}"
     )
 
 
@@ -248,7 +284,7 @@ def _options(replicas: int | None, scaling: dict[str, Any], *, shards: int | Non
     Raises:
         UserError: both are given, or the options contradict each other.
     """
-    from ganglion.serving.options import REPLICAS, ServingOptions
+    from ganglion.serving.options import ServingOptions
     from ganglion.serving.sharding import Sharding
 
     if replicas is not None and scaling:
@@ -258,4 +294,7 @@ def _options(replicas: int | None, scaling: dict[str, Any], *, shards: int | Non
         count = max(REPLICAS, shards or 0) if replicas is None else replicas
         scaling = {"min_replicas": count, "max_replicas": count}
     sharding = Sharding(shards=shards) if shards is not None else None
-    return ServingOptions(**scaling, sharding=sharding, **others)
+    try:
+        return ServingOptions(**scaling, sharding=sharding, **others)
+    except OptionError as error:
+        raise error.renamed(lambda name: f"--{name.replace('_', '-')}") from None

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import math
 import os
-import signal
 import sys
-import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
 
+from ganglion.cli.serve_announcer import Announcer, Served
 from ganglion.cli.serve_callers import CallerOptions, callers_followed
+from ganglion.cli.serve_signals import EndSignals, Interrupted
 from ganglion.core import log
 from ganglion.core.config import Config
 from ganglion.core.errors import GanglionError, UserError
@@ -45,6 +46,7 @@ class ServiceOrder(Config, frozen=True, kw_only=True):
         gateways: processes that share it.
         grpc_port: port for gRPC, if it is answered.
         access_log: file to which a line is appended for each request, if any.
+        json: whether a program reads what it says.
     """
 
     models: tuple[str, ...]
@@ -56,12 +58,14 @@ class ServiceOrder(Config, frozen=True, kw_only=True):
     gateways: int
     grpc_port: int | None
     access_log: Path | None
+    json: bool = False
 
 
 def become(order: ServiceOrder) -> NoReturn:
     """Replace this program by one that carries the order out; modules are looked for where this one does."""
     here = os.getcwd() in map(os.path.abspath, sys.path)
-    sys.stdout.flush()
+    if sys.stdout is not None:
+        sys.stdout.flush()
     try:
         text = msgspec.json.encode(order, enc_hook=str).decode()
     except UnicodeEncodeError as error:
@@ -74,42 +78,47 @@ def serve(order: ServiceOrder) -> None:
 
     Raises:
         GanglionError: it cannot be served, or no longer.
+        Interrupted: it was told to end before it served, or for the second time.
     """
-    signal.signal(signal.SIGTERM, lambda _number, _frame: signal.raise_signal(signal.SIGINT))
+    signals, announcer = EndSignals(), Announcer(json=order.json)
+    server: ModelServer | None = None
     with Platform() as platform:
-        platform.expect_service([platform.repository.resolve(model) for model in order.models])
-        server = platform.open_server(
-            host=order.host,
-            port=order.port,
-            gateways=order.gateways,
-            grpc_port=order.grpc_port,
-            access_log=order.access_log,
-        )
-        over = threading.Event()
-        with (
-            callers_followed(server, platform.folder, order.callers) as limited,
-            platform.take_commands(server, over.set),
-        ):
-            for model in order.models:
-                name, version = _deploy(server, model, order)
-                _say(f"Serving {name} version {version} at {_bold(server.url)} until Ctrl-C. Ask it with:")
-                _say(f"  {example(server.url, name, platform.repository.manifest(name, version))}")
-            if server.grpc is not None:
-                _say(f"The Open Inference Protocol over gRPC is answered at {_bold(server.grpc.address)}.")
-            if limited:
-                _say("Callers are limited; 'ganglion keys list' shows how.")
-            give_back_memory()
-            _wait_for_end(over)
-        _say("Answering what is in hand, then ending.")
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
-
-
-def _bold(text: str) -> str:
-    return f"\x1b[1m{text}\x1b[0m" if sys.stdout.isatty() else text
+        try:
+            models = [platform.repository.resolve(model) for model in order.models]
+            platform.expect_service(models)
+            server = platform.open_server(
+                host=order.host,
+                port=order.port,
+                gateways=order.gateways,
+                grpc_port=order.grpc_port,
+                access_log=order.access_log,
+            )
+            with (
+                callers_followed(server, platform.folder, order.callers) as limited,
+                platform.take_commands(server, signals.over.set),
+            ):
+                served = []
+                for model, (name, version) in zip(order.models, models, strict=True):
+                    with announcer.loading(f"{name}:{version}"):
+                        version = _deploy(server, model, order)
+                    shown = example(server.url, name, platform.repository.manifest(name, version))
+                    served.append(Served(name=name, version=version, example=shown))
+                grpc = server.grpc.address if server.grpc is not None else None
+                announcer.ready(server.url, grpc, served, limited=limited)
+                give_back_memory()
+                signals.wait()
+            announcer.say("Answering what is in hand, then ending. Ctrl-C again cuts it.")
+            server.close()
+        except Interrupted:
+            signals.release()
+            if server is not None:
+                in_hand = server.in_hand
+                if in_hand:
+                    announcer.say(f"Ended at once: {in_hand} request{'s were' if in_hand > 1 else ' was'} cut.")
+                else:
+                    announcer.say("Ended at once.")
+                server.close(timeout=0.0)
+            raise
 
 
 def example(url: str, name: str, manifest: PackageManifest) -> str:
@@ -133,42 +142,36 @@ def _zeros(shape: tuple[int, ...], false: bool) -> object:
     return [_zeros(shape[1:], false) for _ in range(shape[0])]
 
 
-def _deploy(server: ModelServer, model: str, order: ServiceOrder) -> tuple[str, int]:
-    """Serve `name`, `name:version` or `name:alias`; returns the name and the version that answers."""
+def _deploy(server: ModelServer, model: str, order: ServiceOrder) -> int:
+    """Serve `name`, `name:version` or `name:alias`; returns the version that answers."""
     name, _separator, selector = model.partition(":")
     version = (int(selector) if selector.isdigit() else selector) if selector else None
-    return name, server.deploy(name, version, policy="all" if order.all_versions else None, options=order.options)
-
-
-def _wait_for_end(over: threading.Event) -> None:
-    """Wait for Ctrl-C, SIGTERM, or until nothing is served; a second Ctrl-C then interrupts the end as well.
-
-    Args:
-        over: set when nothing is served any more.
-    """
-
-    def end(_number: int, _frame: object) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        over.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, end)
-    over.wait()
+    return server.deploy(name, version, policy="all" if order.all_versions else None, options=order.options)
 
 
 def main() -> None:
     """Carry out the order that is the only argument, and leave with the exit code of the command."""
     try:
+        _open_standard_streams()
         log.configure(os.environ.get("GANGLION_LOG", "warning"))
         serve(msgspec.json.decode(sys.argv[1], type=ServiceOrder, dec_hook=lambda kind, text: kind(text)))
     except GanglionError as error:
-        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        with suppress(OSError, AttributeError):
+            sys.stderr.write(f"{type(error).__name__}: {error}\n")
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except BrokenPipeError:  # nobody reads what is said any more
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+    except Interrupted as interrupted:
+        sys.exit(interrupted.exit_code)
+
+
+def _open_standard_streams() -> None:
+    """Open what was closed (`>&-`): else a socket gets its number, and what somebody prints goes there."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
+from ganglion.cli import services_logs
 from ganglion.cli.canary import canary_of
 from ganglion.cli.output import console, make_table, write_json
 from ganglion.core.project import find_folder
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from ganglion.serving.service_messages import Command
 
 app = typer.Typer(help="What is served now.")
+app.command()(services_logs.logs)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A model that is served.")]
@@ -102,11 +104,12 @@ def show(name: Name, url: Url = None, json_: AsJson = False) -> None:
             f"{version['ready']}/{version['replicas']}",
             str(version["leaving"] or ""),
             version["job"],
-            escape(version["error"]),
+            escape(version["error"] or version["hung"]),
         )
     out.print(table)
+    out.print(f"what they wrote: ganglion services logs {name}", soft_wrap=True, markup=False)
     for number, version in described["versions"].items():
-        out.print(f"what version {number} wrote: {version['logs']}/*/*/log", soft_wrap=True, markup=False)
+        out.print(f"  version {number}: {version['logs']}/*/*/log", soft_wrap=True, markup=False)
     if described["canary"] is not None:
         out.print(f"canary: {_canary(described)}: {described['canary']['state']}", soft_wrap=True, markup=False)
     if described["last_rollout"]:

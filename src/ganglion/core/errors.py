@@ -4,6 +4,7 @@
 GanglionError                exit code 1
 ├── UserError                exit code 2: what was given cannot work, and nothing was written
 │   ├── ConfigurationError   a configuration key or value
+│   ├── OptionError          values of options that cannot work; says them in the words of whoever gave them
 │   ├── SpecError            a Task, Gang or Service that this backend can never run
 │   ├── GraphError           a pipeline: cycle, missing or unknown input, unused step
 │   ├── DataError            a source or dataset: missing, truncated, of the wrong shape
@@ -20,7 +21,8 @@ A message says what was given, what is allowed and what to do.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
 
 
 class GanglionError(Exception):
@@ -37,6 +39,30 @@ class UserError(GanglionError):
 
 class ConfigurationError(UserError):
     """A configuration key is unknown or its value has the wrong type."""
+
+
+class OptionError(UserError):
+    """A value of an option is out of bounds, or several contradict each other.
+
+    Args:
+        message: with the names of the options as they are in Python.
+        names: those of them that it holds.
+    """
+
+    def __init__(self, message: str, *names: str) -> None:
+        super().__init__(message)
+        self.names = names
+
+    def renamed(self, rename: Callable[[str], str]) -> UserError:
+        """The same for somebody to whom the options have other names, as on a command line.
+
+        Args:
+            rename: from a name to what it is called there.
+        """
+        if not self.names:
+            return UserError(str(self))
+        names = "|".join(map(re.escape, self.names))
+        return UserError(re.sub(rf"(?<!['\w])({names})(?!['\w])", lambda found: rename(found[1]), str(self)))
 
 
 class SpecError(UserError):

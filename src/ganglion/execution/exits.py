@@ -18,6 +18,7 @@ from typing import Any
 
 import msgspec
 
+from ganglion.core import errors
 from ganglion.core.events import Exit, ExitKind, MemberEvent
 
 
@@ -118,7 +119,7 @@ def _kind(evidence: Evidence, reason: StopReason | None) -> tuple[ExitKind, str]
         detail = report.message if report else evidence.note
         return ExitKind.OUT_OF_MEMORY, f"out of memory: {detail}".rstrip(": ")
     if report and not report.succeeded:
-        return ExitKind.EXCEPTION, f"{report.error_type}: {report.message}".rstrip(": ")
+        return ExitKind.EXCEPTION, _said(report)
     if evidence.signal is not None:
         return ExitKind.KILLED, f"killed by {_signal_name(evidence.signal)}"
     if evidence.code == 0:
@@ -126,6 +127,13 @@ def _kind(evidence: Evidence, reason: StopReason | None) -> tuple[ExitKind, str]
     if evidence.code is not None:
         return ExitKind.EXCEPTION, f"exited with status {evidence.code} and no report"
     return ExitKind.LOST, evidence.note or "nobody saw how it ended"
+
+
+def _said(report: AgentReport) -> str:
+    """An error for a person: one of ours by its text, any other by the last part of its name as well."""
+    module, _dot, name = (report.error_type or "").rpartition(".")
+    ours = module == errors.__name__ and report.message
+    return report.message if ours else f"{name}: {report.message}".rstrip(": ")
 
 
 def _signal_name(number: int) -> str:

@@ -142,7 +142,8 @@ class _Transition:
                 if member := self.current(name, attempt):
                     self.end(member, evidence)
             case Accused(member=name, attempt=attempt):
-                if self.elastic and (member := self.current(name, attempt)):
+                serves = isinstance(self.state.spec, Service)
+                if (self.elastic or serves) and (member := self.current(name, attempt)):
                     self.stop(member, StopReason.LOST, 0.0)
             case Reached(member=name, attempt=attempt, peer=peer, number=number, works=works):
                 if self.elastic and self.current(name, attempt) and self.current(peer, number):

@@ -52,7 +52,7 @@ class Alive(Signal, frozen=True):
 
 
 class Accused(Signal, frozen=True):
-    """A member of an elastic gang says that this attempt has stopped working."""
+    """A member of an elastic gang, or who uses a service, says that this attempt has stopped working."""
 
     member: str
     attempt: int

@@ -101,6 +101,10 @@ class Job:
         """End a member and start it again."""
         self._supervisor.signal(self, signals.Replace(member))
 
+    def accuse(self, member: str, attempt: int) -> None:
+        """Say that a replica of a service has stopped working: it is killed at once and counts as failed."""
+        self._supervisor.signal(self, signals.Accused(member, attempt))
+
     def send(self, value: Any, member: str | None = None) -> None:
         """Send plain data to one joined member, or to all of them; it arrives in `Member.messages`."""
         names = [member] if member is not None else list(self._state.members)

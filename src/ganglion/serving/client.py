@@ -74,7 +74,7 @@ class Client:
 
         Args:
             model: name of a model or an ensemble.
-            instances: nested lists (or a NumPy array), or objects by input name.
+            instances: nested lists (or a NumPy array) of numbers or text, or objects by input name.
             images: content of PNG or JPEG files, or their paths.
             version: a version other than the one that is served by default.
 
@@ -101,14 +101,14 @@ class Client:
 
         Args:
             model: name of a model or an ensemble.
-            inputs: NumPy arrays by name; the first dimension is that of the instances.
+            inputs: NumPy arrays by name, those of `str` for text; the first dimension is that of the instances.
             version: a version other than the one that is served by default.
 
         Returns:
-            NumPy arrays by name of the output.
+            NumPy arrays by name of the output; text as arrays of `str`.
 
         Raises:
-            UserError: a type has no name in the protocol.
+            UserError: a type has no name in the protocol, or something is no text.
             ServiceError: the service refused or failed.
             ControlError: no service answers in time.
         """
@@ -216,4 +216,4 @@ def _plain(value: Any) -> Any:
     """What JSON has no form for: NumPy's arrays and numbers, and whatever else becomes a list."""
     if hasattr(value, "tolist"):
         return value.tolist()
-    raise UserError(f"A {type(value).__name__} cannot be sent; give numbers, nested lists or arrays.")
+    raise UserError(f"A {type(value).__name__} cannot be sent; give numbers, text, nested lists or arrays.")

@@ -27,7 +27,7 @@ from ganglion.serving.deployment import Deployment
 from ganglion.serving.ensembles import check_ensemble
 from ganglion.serving.fleet import Fleet
 from ganglion.serving.gateway.access_log import check_writable
-from ganglion.serving.gateway.tally import MOST_GATEWAYS, assign_rows
+from ganglion.serving.gateway.tally import IN_HAND, MOST_GATEWAYS, assign_rows
 from ganglion.serving.gateway_control import GatewayControl
 from ganglion.serving.gateway_watch import GatewayWatch
 from ganglion.serving.gentle import run_gently
@@ -95,6 +95,7 @@ class ModelServer:
         chosen = self._port.number
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{chosen}"
         self._gateways = gateways
+        self._closed = False
         self._rows: dict[str, int] = {}
         self._ensembles: dict[str, EnsembleRoute] = {}
         self._callers: Callers | None = None
@@ -103,6 +104,7 @@ class ModelServer:
             settled=lambda: self._fleet.end_settled(),
             loads=lambda loads: self._fleet.take_loads(loads),
             traffic=lambda traffic: self._fleet.take_traffic(traffic),
+            hanging=lambda hanging: self._fleet.replace_hanging(hanging),
             watch=GatewayWatch(self._port.tally.beats, self._port.tally.forget),
         )
         self._fleet = Fleet(supervisor, repository, ids, self._control, self._listen)
@@ -177,7 +179,7 @@ class ModelServer:
         def change() -> Future[None]:
             if name in self._ensembles:
                 raise UserError(f"{name!r} is the name of an ensemble; undeploy it first or use another name.")
-            return self._fleet.when_serving(self._fleet.serve(name, wanted, chosen, versions, canary=trial))
+            return self._fleet.when_serving(name, self._fleet.serve(name, wanted, chosen, versions, canary=trial))
 
         self._wait(self._thread.call(change), f"version {wanted} of model {name!r}", timeout if wait else None)
         return wanted
@@ -250,7 +252,7 @@ class ModelServer:
             self._deployed(name)
             run = self._fleet.roll_back(name, reason)
             answering.append(run.version)
-            return self._fleet.when_serving(run)
+            return self._fleet.when_serving(name, run)
 
         self._wait(self._thread.call(change), f"the roll-back of model {name!r}", timeout if wait else None)
         return answering[0]
@@ -354,9 +356,18 @@ class ModelServer:
         """What is served now, as plain data."""
         return self._thread.call(self._describe).result()
 
+    @property
+    def in_hand(self) -> int:
+        """Connections that still wait for an answer while the server is being closed; else 0."""
+        return sum(self._port.tally.read(IN_HAND))
+
     def close(self, timeout: float = 60.0) -> None:
-        """Answer what is in hand, then end the gateway and every replica."""
-        if self._thread.closed:
+        """Answer what is in hand, then end the gateway and every replica.
+
+        Args:
+            timeout: seconds after which the others are cut; where a call was interrupted, another one may have fewer.
+        """
+        if self._closed:
             return
         self._thread.closed = True
         end = time.monotonic() + timeout
@@ -373,6 +384,7 @@ class ModelServer:
                     job.cancel()
         self._thread.end()
         self._control.give_up()
+        self._closed = True
 
     # between the threads
 
@@ -392,7 +404,19 @@ class ModelServer:
         try:
             done.result(timeout)
         except TimeoutError as error:
-            raise ControlError(f"Waited {timeout:g} s for {what}. Now: {self.status()}") from error
+            raise ControlError(f"Waited {timeout:g} s for {what}. {self._progress()}") from error
+
+    def _progress(self) -> str:
+        """How far everything is that is not there yet, for a person."""
+        waiting = [
+            f"{name}:{version} is {run['state']} with {run['ready']} of {run['replicas']} replicas"
+            + (f", {run['waiting_for_room']} of which wait for resources" if run["waiting_for_room"] else "")
+            + (f": {run['error']}" if run["error"] else "")
+            for name, model in self.status()["models"].items()
+            for version, run in model["versions"].items()
+            if run["ready"] < run["replicas"] or run["leaving"]
+        ]
+        return " ".join(f"{said}." for said in (f"The gateway is {self._control.state}", "; ".join(waiting)) if said)
 
     # in the thread
 

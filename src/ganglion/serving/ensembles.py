@@ -69,6 +69,12 @@ def check_ensemble(route: EnsembleRoute, members: Sequence[VersionRoute]) -> Non
             len(output.shape) == 1 and output.dtype.startswith("float") for output in member.signature.outputs
         ):
             raise ModelError(f"{name!r} gives one number for each instance; nothing can be voted on.")
+        for output in member.signature.outputs:
+            if output.dtype == "string" and route.how in WAYS and (route.how != VOTE or len(output.shape) != 1):
+                raise ModelError(
+                    f"{name!r} gives text {list(output.shape)}, of which there is no {route.how}; one text for each "
+                    f"instance can be voted on ({VOTE!r}), and a function can combine any."
+                )
 
 
 def ensemble_version(route: EnsembleRoute, members: Sequence[VersionRoute], state: State) -> VersionRoute:

@@ -21,6 +21,7 @@ from ganglion.execution.backend import Capacity
 from ganglion.execution.supervisor import Job, Listener, Supervisor
 from ganglion.serving.deployment import Deployment
 from ganglion.serving.gateway_control import GatewayControl
+from ganglion.serving.hanging import Hanging
 from ganglion.serving.load import Load
 from ganglion.serving.options import ServingOptions
 from ganglion.serving.policy import VersionPolicy
@@ -155,13 +156,13 @@ class Fleet:
         self._gateway.push()
         return {run.job for run in deployment.runs}
 
-    def when_serving(self, run: VersionRun) -> Future[None]:
+    def when_serving(self, name: str, run: VersionRun) -> Future[None]:
         """Done once the gateway sends requests to a version."""
 
         def failed() -> str:
             if run.served or run.state not in ("UNLOADING", "END"):
                 return ""
-            return f"Version {run.version} was not served: {run.error or 'it was replaced before it was ready'}."
+            return _not_served(name, run)
 
         return self._gateway.when(lambda: run.served, failed)
 
@@ -271,6 +272,9 @@ class Fleet:
         self._judge(deployment)
         if run.hopeless:
             deployment.refused.add(run.version)
+            if deployment.default != run.version:  # nobody may wait for it
+                read = f"ganglion services logs {deployment.name}:{run.version}"
+                _log.error("version_failed", model=deployment.name, version=run.version, error=run.error, log=read)
             self.jobs[run.job].cancel()
         if run.failing and deployment.options.min_replicas == 0 and run.held_until is None:
             _log.error("start_failed", model=deployment.name, version=run.version, error=run.error)
@@ -318,6 +322,17 @@ class Fleet:
 
     def _ceiling(self, resources: Resources) -> int:
         return most_replicas(self._supervisor.backend.capacity(), resources)
+
+    def replace_hanging(self, hanging: Sequence[Hanging]) -> None:
+        """Have replicas ended at once that do not come back from what they are at; others start in their place."""
+        runs = [(deployment, run) for deployment in self.deployments.values() for run in deployment.runs]
+        for one in hanging:
+            for deployment, run in runs:
+                found = run.give_up(one)
+                if found is not None:
+                    told = {"replica": one.replica, "seconds": round(one.seconds, 3)}
+                    _log.error("replica_hanging", model=deployment.name, version=run.version, **told)
+                    self.jobs[run.job].accuse(*found)
 
     # what becomes due
 
@@ -394,6 +409,14 @@ class Fleet:
         except GanglionError as error:
             deployment.refused.add(version)
             _log.error("version_refused", model=deployment.name, version=version, error=str(error))
+
+
+def _not_served(name: str, run: VersionRun) -> str:
+    """Why a version of a model is not served, for a person."""
+    if not run.error:
+        return f"{name}:{run.version} was not served: it was replaced before it was ready."
+    read = f"'ganglion services logs {name}:{run.version}' shows what its replicas wrote."
+    return f"{name}:{run.version} was not served: {run.error.removesuffix('.')}. {read}"
 
 
 def most_replicas(capacity: Capacity, resources: Resources) -> int:

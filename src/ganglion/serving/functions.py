@@ -20,6 +20,7 @@ from ganglion.core.errors import DataError, GanglionError, ModelError
 from ganglion.core.log import get_logger
 from ganglion.core.registry import load_object
 from ganglion.serving.runtime import Tensors
+from ganglion.serving.strings import problem
 from ganglion.serving.wire import Call, Failure
 
 PARTS = "parts"
@@ -67,13 +68,13 @@ class Functions:
                 return {PARTS: _numbers(given, rows)}, []
             return _outputs(given), []
         except _OvertimeError:
-            problem = f"took longer than the {call.seconds:.3g} s that were left"
+            trouble = f"took longer than the {call.seconds:.3g} s that were left"
             invalid = False
         except Exception as error:  # noqa: BLE001  a user's function may raise anything; it is the answer
-            problem = f"failed: {type(error).__name__}: {error}"
+            trouble = f"failed: {type(error).__name__}: {error}"
             invalid = isinstance(error, DataError)
-        _log.warning("function_failed", function=call.function, role=call.role, problem=problem)
-        return {}, [Failure(0, invalid, f"The function {call.function!r} {problem}")]
+        _log.warning("function_failed", function=call.function, role=call.role, problem=trouble)
+        return {}, [Failure(0, invalid, f"The function {call.function!r} {trouble}")]
 
     def _load(self, path: str) -> Callable[..., Any]:
         function = self._loaded.get(path)
@@ -111,14 +112,20 @@ def _numbers(given: Any, rows: int) -> NDArray[np.int64]:
 def _outputs(given: Any) -> Tensors:
     if not isinstance(given, dict) or not given:
         raise TypeError(f"it gave {type(given).__name__}; a dictionary of arrays by output is expected")
-    outputs = {str(name): np.asarray(values) for name, values in given.items()}
+    outputs = {str(name): _array(values) for name, values in given.items()}
     for name, values in outputs.items():
-        if values.dtype.kind not in "biuf" or not values.ndim:
-            raise TypeError(f"{name!r} is {values.dtype} {list(values.shape)}; an array of numbers is expected")
+        text = values.dtype.kind == "O" and not problem(values)
+        if not (text or values.dtype.kind in "biuf") or not values.ndim:
+            raise TypeError(f"{name!r} is {values.dtype} {list(values.shape)}; an array of numbers or text is expected")
     if len({len(values) for values in outputs.values()}) > 1:
         shapes = {name: list(values.shape) for name, values in outputs.items()}
         raise TypeError(f"its outputs have different numbers of rows: {shapes}")
     return outputs
+
+
+def _array(values: Any) -> NDArray[Any]:
+    array = np.asarray(values)
+    return array.astype(object) if array.dtype.kind == "U" else array
 
 
 @contextmanager

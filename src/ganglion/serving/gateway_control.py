@@ -10,6 +10,7 @@ from ganglion.core.errors import ControlError
 from ganglion.core.events import Event, MemberExited, MemberJoined, MemberReady, MemberReported, MemberStarted
 from ganglion.execution.supervisor import Job
 from ganglion.serving.gateway_watch import GatewayWatch
+from ganglion.serving.hanging import HANGING, Hanging, hanging_from_data
 from ganglion.serving.load import LOAD, Load, LoadSum, loads_from_data
 from ganglion.serving.routes import SETTLED, Routes
 from ganglion.serving.traffic import TRAFFIC, Traffic, traffic_from_data
@@ -24,6 +25,7 @@ class GatewayControl:
         settled: called when the gateways may have settled on newer routes.
         loads: called with the loads of all gateways together.
         traffic: called with what came of the requests to versions that are compared.
+        hanging: called with the replicas that a gateway holds to hang.
         watch: looks after the processes.
 
     Attributes:
@@ -36,6 +38,7 @@ class GatewayControl:
         settled: Callable[[], None],
         loads: Callable[[list[Load]], None],
         traffic: Callable[[list[Traffic]], None],
+        hanging: Callable[[list[Hanging]], None],
         watch: GatewayWatch,
     ) -> None:
         self.generation = 0
@@ -46,6 +49,7 @@ class GatewayControl:
         self._on_settled = settled
         self._on_loads = loads
         self._on_traffic = traffic
+        self._on_hanging = hanging
         self._watch = watch
         self._job: Job | None = None
         self._waiting: list[Waiter] = []
@@ -75,6 +79,8 @@ class GatewayControl:
                 self._settle()
             case MemberReported(member=member, values=values) if LOAD in values:
                 self._on_loads(self._sum.take(member, loads_from_data(values[LOAD])))
+            case MemberReported(values=values) if HANGING in values:
+                self._on_hanging(hanging_from_data(values[HANGING]))
             case MemberReported(values=values) if TRAFFIC in values:
                 self._on_traffic(traffic_from_data(values[TRAFFIC]))
             case _:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -28,6 +29,7 @@ _BEFORE, _AFTER = 0.5, 10.0
 """Seconds to go on asking before the work and after it: the kernel takes ten such changes a second from everybody."""
 
 _PAUSE = 0.02
+_one_at_a_time = threading.Lock()  # who lowers the weight of the session has to know what it was
 _log = get_logger(part="serving.gentle")
 
 T = TypeVar("T")
@@ -48,7 +50,7 @@ def run_gently(function: Callable[[], T], patience: float = 20.0) -> T:
         os.nice(GENTLE)  # of this thread alone
         return function()
 
-    with ThreadPoolExecutor(1, thread_name_prefix="gentle") as thread:
+    with _one_at_a_time, ThreadPoolExecutor(1, thread_name_prefix="gentle") as thread:
         with _lighter_session():
             future = thread.submit(run)
             wait([future], patience)

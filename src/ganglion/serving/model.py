@@ -10,10 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ganglion.artifacts.checks import read_checks
+from ganglion.artifacts.elements import blank, element_type
 from ganglion.artifacts.package import PackageManifest, read_package
 from ganglion.core.errors import DataError, ModelError
 from ganglion.core.give_back import give_back_memory
 from ganglion.core.log import get_logger
+from ganglion.serving import strings
 from ganglion.serving.runtime import Tensors, load_runtime
 from ganglion.serving.wire import Failure
 
@@ -39,7 +41,7 @@ class LoadedModel:
 
             self._preprocess = preprocess
         self._most = 0
-        self._outputs = [(tensor, np.dtype(tensor.dtype)) for tensor in self.manifest.signature.outputs]
+        self._outputs = [(tensor, element_type(tensor.dtype)) for tensor in self.manifest.signature.outputs]
 
     def close(self) -> None:
         """Give the model's memory back."""
@@ -80,7 +82,7 @@ class LoadedModel:
             inputs: one array for each input of the signature; the first size is the number of instances.
 
         Returns:
-            Outputs by name, rows of failed instances zero (empty when all failed), and the failures.
+            Outputs by name, rows of failed instances zero or without text (empty when all failed), and the failures.
         """
         rows = len(next(iter(inputs.values())))
         if 0 < self._most < rows:
@@ -121,9 +123,9 @@ class LoadedModel:
         return {name: _scatter(values, good, len(images)) for name, values in outputs.items()}, failures
 
     def zeros(self, rows: int) -> Tensors:
-        """Inputs of so many instances, free dimensions at their smallest."""
+        """Inputs of so many instances, of zeros and empty texts, free dimensions at their smallest."""
         return {
-            tensor.name: np.zeros((rows, *(max(size, 1) for size in tensor.shape[1:])), tensor.dtype)
+            tensor.name: blank((rows, *(max(size, 1) for size in tensor.shape[1:])), element_type(tensor.dtype))
             for tensor in self.manifest.signature.inputs
         }
 
@@ -136,6 +138,8 @@ class LoadedModel:
                 )
             given = outputs[tensor.name]
             expected = (rows, *tensor.shape[1:])
+            if dtype.kind == "O" and (problem := strings.problem(given)):
+                raise ModelError(f"Output {tensor.name!r}: {problem}.")
             if given.shape == expected and given.dtype == dtype:
                 continue
             fits = given.ndim == len(expected) and all(
@@ -164,7 +168,7 @@ class LoadedModel:
             for name, values in outputs.items():
                 whole = collected.get(name)
                 if whole is None:
-                    whole = collected[name] = np.zeros((rows, *values.shape[1:]), values.dtype)
+                    whole = collected[name] = blank((rows, *values.shape[1:]), values.dtype)
                 if values.shape[1:] != whole.shape[1:]:
                     kinds = f"{list(whole.shape[1:])} and {list(values.shape[1:])}"
                     text = f"Output {name!r} has parts that do not go together: {kinds}."
@@ -179,7 +183,7 @@ class LoadedModel:
             outputs, failed = self.predict({name: values[row : row + 1] for name, values in inputs.items()})
             failures += [Failure(row, failure.invalid, failure.message) for failure in failed]
             for name, values in outputs.items():
-                collected.setdefault(name, np.zeros((rows, *values.shape[1:]), values.dtype))[row] = values[0]
+                collected.setdefault(name, blank((rows, *values.shape[1:]), values.dtype))[row] = values[0]
         return collected, failures
 
 
@@ -192,6 +196,6 @@ def _where(error: BaseException) -> str:
 
 
 def _scatter(values: NDArray[Any], rows: list[int], count: int) -> NDArray[Any]:
-    scattered = np.zeros((count, *values.shape[1:]), values.dtype)
+    scattered = blank((count, *values.shape[1:]), values.dtype)
     scattered[rows] = values
     return scattered

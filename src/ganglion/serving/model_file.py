@@ -26,11 +26,6 @@ from ganglion.serving.servable import check_servable
 
 _TENSOR = re.compile(r"(?P<name>[^=]+)=(?P<dtype>\w+)(?::(?P<sizes>-?\d+(?:x-?\d+)*))?")
 _IMAGE = re.compile(r"(?P<width>\d{1,6})x(?P<height>\d{1,6})(?::(?P<mode>L|RGB)(?:/(?P<divisor>[1-9]\d{0,5}))?)?")
-_ONNX_TYPES = {
-    **{f"tensor({name})": name for name in DTYPES},
-    "tensor(float)": "float32",
-    "tensor(double)": "float64",
-}
 _ADVICE = {
     ".pt": "Save it by torch.export.save(torch.export.export(...), 'model.pt2').",
     ".pth": "Save it by torch.export.save(torch.export.export(...), 'model.pt2').",
@@ -89,11 +84,11 @@ def read_model(
     if inputs or outputs:
         raise UserError(f"{path} says itself what it takes and gives; inputs and outputs are for a Python class.")
     if path.is_dir() and (path / "saved_model.pb").is_file():
-        return ModelFile("tensorflow", signature_of_saved_model(path), {**_folder(path, "saved_model"), **beside})
+        return ModelFile("tensorflow", signature_of_saved_model(path), _joined(_folder(path, "saved_model"), beside))
     if path.suffix == ".onnx":
-        return ModelFile("onnx", signature_of_onnx(path), {"model.onnx": path, **external_data(path), **beside})
+        return ModelFile("onnx", signature_of_onnx(path), _joined({"model.onnx": path, **external_data(path)}, beside))
     if path.suffix == ".pt2":
-        return ModelFile("torch", signature_of_program(path), {"model.pt2": path, **beside})
+        return ModelFile("torch", signature_of_program(path), _joined({"model.pt2": path}, beside))
     advice = _ADVICE.get(path.suffix, "Give a .onnx or .pt2 file, a SavedModel's folder or file.py:Class.")
     raise UserError(f"{path} is no model that can be served. {advice}")
 
@@ -152,7 +147,9 @@ def parse_tensor(text: str) -> TensorSpec:
     """
     found = _TENSOR.fullmatch(text)
     if found is None:
-        raise UserError(f"{text!r} is not NAME=TYPE:SIZES, such as x=float32, x=float32:12 or pixels=uint8:28x28.")
+        raise UserError(
+            f"{text!r} is not NAME=TYPE:SIZES, such as x=float32, x=float32:12, pixels=uint8:28x28 or text=string."
+        )
     if found["dtype"] not in DTYPES:
         raise UserError(f"{text!r}: there is no type {found['dtype']!r}. {suggest(found['dtype'], DTYPES)}")
     sizes = tuple(map(int, found["sizes"].split("x"))) if found["sizes"] else ()
@@ -188,7 +185,7 @@ def _predictor(
             "of one instance."
         )
     return ModelFile(
-        "python", Signature(tuple(inputs), tuple(outputs)), {path.name: path, **beside}, f"{path.stem}:{name}"
+        "python", Signature(tuple(inputs), tuple(outputs)), _joined({path.name: path}, beside), f"{path.stem}:{name}"
     )
 
 
@@ -198,8 +195,19 @@ def _beside(others: Iterable[Path]) -> dict[str, Path]:
     for path in others:
         if not path.exists():
             raise UserError(f"There is no {path}, which is to lie in the package.")
-        found |= _folder(path, path.resolve().name) if path.is_dir() else {path.name: path}
+        found = _joined(found, _folder(path, path.resolve().name) if path.is_dir() else {path.name: path})
     return found
+
+
+def _joined(found: Mapping[str, Path], more: Mapping[str, Path]) -> dict[str, Path]:
+    """Both, by their names in the package.
+
+    Raises:
+        UserError: two different files have the same name there.
+    """
+    for name in sorted(found.keys() & more.keys()):
+        raise UserError(f"Both {found[name]} and {more[name]} would be {name!r} in the package; rename one of them.")
+    return {**found, **more}
 
 
 def _folder(path: Path, name: str) -> dict[str, Path]:

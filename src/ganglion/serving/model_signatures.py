@@ -48,8 +48,18 @@ def external_data(path: Path) -> dict[str, Path]:
     with _installed("onnx", "torch"):
         import onnx
     graph = onnx.load(str(path), load_external_data=False).graph
-    names = {entry.value for tensor in graph.initializer for entry in tensor.external_data if entry.key == "location"}
+    names = {entry.value for tensor in _tensors(graph) for entry in tensor.external_data if entry.key == "location"}
     return {name: path.parent / name for name in sorted(names)}
+
+
+def _tensors(graph: Any) -> Iterator[Any]:
+    """All constants of an ONNX graph, also those of the branches and loops in it."""
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            yield from (attribute.t, *attribute.tensors)
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _tensors(inner)
 
 
 def signature_of_program(path: Path) -> Signature:

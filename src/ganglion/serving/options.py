@@ -11,7 +11,7 @@ import math
 from typing import Literal, get_args
 
 from ganglion.core.config import Config
-from ganglion.core.errors import UserError, suggest
+from ganglion.core.errors import OptionError, UserError, suggest
 from ganglion.core.resources import NOTHING, Resources
 from ganglion.serving.rollout import Canary
 from ganglion.serving.sharding import Sharding
@@ -65,7 +65,7 @@ class ServingOptions(Config, frozen=True, kw_only=True):
         canary: how newer versions that are picked up by themselves are tried; `None` lets them take over at once.
 
     Raises:
-        UserError: a value is out of bounds, or two contradict each other.
+        OptionError: a value is out of bounds, or two contradict each other.
     """
 
     min_replicas: int = 1
@@ -90,53 +90,73 @@ class ServingOptions(Config, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.scale_metric not in get_args(Metric):
             allowed = suggest(str(self.scale_metric), get_args(Metric))
-            raise UserError(f"scale_metric is {self.scale_metric!r}. {allowed}")
+            raise OptionError(f"scale_metric is {self.scale_metric!r}. {allowed}", "scale_metric")
         if self.balancing not in get_args(Balancing):
-            raise UserError(f"balancing is {self.balancing!r}. {suggest(str(self.balancing), get_args(Balancing))}")
+            allowed = suggest(str(self.balancing), get_args(Balancing))
+            raise OptionError(f"balancing is {self.balancing!r}. {allowed}", "balancing")
         for name, least in _LEAST.items():
             value = getattr(self, name)
             if not least <= value < math.inf:
-                raise UserError(f"{name} is {value:g}; it has to be at least {least:g}.")
+                raise OptionError(f"{name} is {value:g}; it has to be at least {least:g}.", name)
         for name in ("scale_target", "stable_window", "panic_window", "timeout"):
             value = getattr(self, name)
             if value is not None and not 0.0 < value < math.inf:
-                raise UserError(f"{name} is {value:g}; it has to be more than 0.")
+                raise OptionError(f"{name} is {value:g}; it has to be more than 0.", name)
         self._check_together()
 
     def _check_together(self) -> None:
         if self.max_replicas and self.max_replicas < max(1, self.min_replicas):
-            raise UserError(
+            raise OptionError(
                 f"max_replicas is {self.max_replicas} and min_replicas {self.min_replicas}; "
-                "the most cannot be fewer than the fewest. Give 0 for no limit."
+                "the most cannot be fewer than the fewest. Give 0 for no limit.",
+                "max_replicas",
+                "min_replicas",
             )
         if self.sharding is not None and self.balancing != "late-binding":
-            raise UserError(f"balancing is {self.balancing} and requests are sharded, which says where each part goes.")
+            raise OptionError(
+                f"balancing is {self.balancing} and requests are sharded, which says where each part goes.", "balancing"
+            )
         if self.panic_window > self.stable_window:
-            raise UserError(
+            raise OptionError(
                 f"panic_window is {self.panic_window:g} s and stable_window {self.stable_window:g} s; "
-                "the panic window has to lie within the stable one."
+                "the panic window has to lie within the stable one.",
+                "panic_window",
+                "stable_window",
             )
         if self.scale_metric in ("cpu", "memory"):
             self._check_usage()
         elif self.scale_metric == "concurrency" and 0 < self.container_concurrency < self.target:
-            raise UserError(
+            raise OptionError(
                 f"scale_target is {self.target:g} and container_concurrency {self.container_concurrency}: a replica "
-                "never holds so many requests. Give a target of at most container_concurrency."
+                "never holds so many requests. Give a target of at most container_concurrency.",
+                "scale_target",
+                "container_concurrency",
             )
         if not self.max_replicas and self.resources.fits(NOTHING):
-            raise UserError("max_replicas is 0 and a replica declares no resources: give one of them a limit.")
+            raise OptionError(
+                "max_replicas is 0 and a replica declares no resources: give one of them a limit.", "max_replicas"
+            )
 
     def _check_usage(self) -> None:
         metric = self.scale_metric
         if not self.min_replicas:
-            raise UserError(
+            raise OptionError(
                 f"min_replicas is 0 and scale_metric {metric}: no replica, no usage to scale by. "
-                "Give min_replicas=1, or scale by concurrency or rps."
+                "Give min_replicas=1, or scale by concurrency or rps.",
+                "min_replicas",
+                "scale_metric",
             )
         if not (self.resources.cpu if metric == "cpu" else self.resources.memory):
-            raise UserError(f"scale_metric is {metric}, a percentage of the declared {metric}, but none is declared.")
+            raise OptionError(
+                f"scale_metric is {metric}, a percentage of the declared {metric}, but none is declared.",
+                "scale_metric",
+            )
         if metric == "memory" and not self.max_replicas:
-            raise UserError("scale_metric is memory, which more replicas do not lower: give max_replicas.")
+            raise OptionError(
+                "scale_metric is memory, which more replicas do not lower: give max_replicas.",
+                "scale_metric",
+                "max_replicas",
+            )
 
     @staticmethod
     def fixed(replicas: int, *, resources: Resources = SHARE) -> ServingOptions:

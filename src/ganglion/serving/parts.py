@@ -42,7 +42,7 @@ def hash_parts(columns: Iterable[NDArray[Any]], rows: int, parts: int) -> Indice
     """
     hashes = np.zeros(rows, np.uint64)
     for column in columns:
-        for word in _words(column):
+        for word in _text_words(column) if column.dtype.kind == "O" else _words(column):
             hashes = _mix(hashes ^ word)
     return (hashes % np.uint64(parts)).astype(np.int64)
 
@@ -51,6 +51,16 @@ def bytes_parts(items: Iterable[bytes], parts: int) -> Indices:
     """As `hash_parts`, of encoded images."""
     digests = (hashlib.blake2b(item, digest_size=_WORD).digest() for item in items)
     return np.array([int.from_bytes(digest, "little") % parts for digest in digests], np.int64)
+
+
+def _text_words(column: NDArray[Any]) -> Iterable[NDArray[np.uint64]]:
+    """A digest of the texts of each instance, each behind its length."""
+    rows = [
+        b"".join([part for text in row for part in (len(text).to_bytes(_WORD, "little"), text.encode())])
+        for row in column.reshape(len(column), -1).tolist()
+    ]
+    digests = (hashlib.blake2b(row, digest_size=_WORD).digest() for row in rows)
+    yield np.array([int.from_bytes(digest, "little") for digest in digests], np.uint64)
 
 
 def _words(column: NDArray[Any]) -> Iterable[NDArray[np.uint64]]:

@@ -6,9 +6,10 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
-from ganglion.serving import frames, wire
+from ganglion.serving import frames, strings, wire
 from ganglion.serving.parts import Indices, Rows
 from ganglion.serving.runtime import Tensors
 
@@ -16,6 +17,7 @@ Kind = tuple[Any, ...]
 """What has to be equal for payloads to be in one batch: names, types and shapes of an instance."""
 
 _IMAGES: Kind = ("images",)
+_TEXT = strings.TEXT
 
 _calls = itertools.count(1)
 
@@ -24,7 +26,8 @@ class Payload:
     """Tensors in C order, or encoded images; immutable.
 
     Attributes:
-        tensors: arrays by input name, the first size is the number of instances; empty for images.
+        tensors: arrays by input name, the first size is the number of instances; empty for images. Those of objects
+            hold text.
         images: content of PNG or JPEG files; empty for tensors.
         rows: number of instances, at least 1.
         kind: payloads of one kind can be in one batch.
@@ -43,7 +46,7 @@ class Payload:
         else:
             self.rows = len(next(iter(self.tensors.values())))
             self.kind = tuple((name, values.dtype.str, values.shape[1:]) for name, values in self.tensors.items())
-            self.size = sum(values.nbytes for values in self.tensors.values())
+            self.size = sum(map(strings.size_of, self.tensors.values()))
 
     @classmethod
     def of_kind(cls, tensors: Tensors, rows: int, kind: Kind, size: int) -> Payload:
@@ -74,7 +77,11 @@ class Payload:
             images = [image for payload in payloads for image in payload.images]
             return frames.encode(wire.Batch(number, images=tuple(map(len, images))), images)
         rows = sum(payload.rows for payload in payloads)
-        headers = tuple(wire.TensorHeader(name, dtype, (rows, *shape)) for name, dtype, shape in self.kind)
+        headers = tuple([wire.TensorHeader(name, dtype, (rows, *shape)) for name, dtype, shape in self.kind])
+        if _TEXT in [dtype for _name, dtype, _shape in self.kind]:
+            return frames.encode(
+                wire.Batch(number, tensors=headers), [_joined(name, payloads) for name, *_ in self.kind]
+            )
         body = [payload.column(name) for name, _dtype, _shape in self.kind for payload in payloads]
         size = sum(payload.size for payload in payloads)
         return frames.encode_sized(wire.Batch(number, tensors=headers), body, size)
@@ -120,7 +127,7 @@ class CallPayload(Payload):
         self.tensors, self.images = tensors, images
         self.rows = 1
         self.kind = ("call", next(_calls))
-        self.size = sum(values.nbytes for values in tensors.values()) + sum(map(len, images))
+        self.size = sum(map(strings.size_of, tensors.values())) + sum(map(len, images))
         self._call = call
 
     def encode(self, number: int, following: Sequence[Payload]) -> list[Any]:
@@ -129,3 +136,9 @@ class CallPayload(Payload):
         sizes = tuple(map(len, self.images))
         header = wire.Batch(number, wire.describe(self.tensors.items()), sizes, self._call)
         return frames.encode(header, [*self.images] or [wire.raw(values) for values in self.tensors.values()])
+
+
+def _joined(name: str, payloads: Sequence[Payload]) -> memoryview:
+    """One input of all instances of several payloads, as bytes: the places of texts are those in all of them."""
+    columns = [payload.column(name) for payload in payloads]
+    return wire.raw(columns[0] if len(columns) == 1 else np.concatenate(columns))

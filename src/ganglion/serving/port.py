@@ -18,6 +18,7 @@ _BACKLOG = 1024
 _PATIENCE = 10.0
 _OTHER_HOST = "Give an address of this machine: 127.0.0.1 for itself alone, 0.0.0.0 for all who reach it."
 _REMEDIES = {
+    errno.EADDRNOTAVAIL: _OTHER_HOST,
     errno.EADDRINUSE: "Give another port, or 0 for a free one.",
     errno.EACCES: "Give a port from 1024 on; those below are the system's.",
 }
@@ -142,5 +143,7 @@ def _family(host: str) -> socket.AddressFamily:
 
 
 def _taken(host: str, port: int, error: OSError) -> UserError:
-    said = os.strerror(error.errno) if error.errno is not None and error.errno > 0 else error.strerror
-    return UserError(f"Cannot serve at {host}:{port}: {said}. {_REMEDIES.get(error.errno or 0, _OTHER_HOST)}")
+    unknown = isinstance(error, socket.gaierror)  # its numbers are others than those of the system
+    said = error.strerror if unknown or error.errno is None else os.strerror(error.errno)
+    remedy = _OTHER_HOST if unknown else _REMEDIES.get(error.errno or 0, "")
+    return UserError(f"Cannot serve at {host}:{port}: {said}. {remedy}".rstrip())

@@ -18,6 +18,7 @@ from ganglion.core.errors import ControlError
 from ganglion.core.log import get_logger
 from ganglion.execution.member import current_member
 from ganglion.serving import frames, wire
+from ganglion.serving.begun import BegunWriter
 from ganglion.serving.functions import Functions
 from ganglion.serving.gentle import run_gently
 from ganglion.serving.model import LoadedModel
@@ -54,21 +55,33 @@ def serve(folder: str, max_batch: int = 32, functions: Sequence[str] = (), gentl
 
     with closing(run_gently(load) if gently else load()) as model:
         listener, endpoint = member.listen()
-        with closing(FrameServer(listener, lambda frame: _answer(model, loaded, frame), member.draining)) as server:
+        begun = BegunWriter()
+        server = FrameServer(
+            listener,
+            lambda frame: _answer(model, loaded, begun, frame),
+            member.draining,
+            answered=lambda: begun.write(0),
+        )
+        with closing(server):
             member.ready(endpoint)
             server.run()
 
 
 def _load(folder: Path, max_batch: int) -> LoadedModel:
-    model = LoadedModel(folder)
-    model.check()
-    model.warm(max_batch)
+    try:
+        model = LoadedModel(folder)
+        model.check()
+        model.warm(max_batch)
+    except Exception:
+        _log.error("load_failed", folder=str(folder), exc_info=True)  # what is raised says no more than one line
+        raise
     return model
 
 
-def _answer(model: LoadedModel, functions: Functions, frame: frames.Frame) -> list[frames.Buffer]:
+def _answer(model: LoadedModel, functions: Functions, begun: BegunWriter, frame: frames.Frame) -> list[frames.Buffer]:
     header, body = frame
     batch = wire.decode_batch(header)
+    begun.write(batch.id)
     faults.point("serving.batch", id=batch.id)
     if batch.call is not None:
         images = wire.images_of(batch.images, body) if batch.images else []
@@ -89,9 +102,17 @@ class FrameServer:
         listener: a listening stream socket; closed with the server.
         respond: from a frame to the buffers of its answer; `ControlError` ends the connection it came from.
         draining: when set, what has arrived is answered and `run` returns.
+        answered: called after each frame, also where its answer could not be sent.
     """
 
-    def __init__(self, listener: socket.socket, respond: Respond, draining: threading.Event) -> None:
+    def __init__(
+        self,
+        listener: socket.socket,
+        respond: Respond,
+        draining: threading.Event,
+        answered: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._answered = answered
         self._listener = listener
         self._respond = respond
         self._draining = draining
@@ -153,7 +174,7 @@ class FrameServer:
                 self._drop(connection)
                 return
             for frame in reader.feed(data):
-                _send(connection, self._respond(frame))
+                self._answer(connection, frame)
         except BlockingIOError:
             return  # woken for nothing
         except (OSError, ControlError) as error:
@@ -169,7 +190,13 @@ class FrameServer:
                 return
             frame = reader.filled(count)
             if frame is not None:
-                _send(connection, self._respond(frame))
+                self._answer(connection, frame)
+
+    def _answer(self, connection: socket.socket, frame: frames.Frame) -> None:
+        try:
+            _send(connection, self._respond(frame))
+        finally:
+            self._answered()
 
     def _drop(self, connection: socket.socket) -> None:
         self._selector.unregister(connection)

@@ -157,8 +157,7 @@ class ModelRepository:
             ModelError: the alias is not a name, or the version is invalid.
             NotFoundError: there is no such version.
         """
-        if not _NAME.fullmatch(alias) or alias.isdigit():
-            raise ModelError(f"{alias!r} cannot be an alias. {_NAMING} A number is a version.")
+        check_alias(alias)
         self.path(name, version)
         folder = self._folder(name)
         with _locked(folder):
@@ -188,14 +187,17 @@ class ModelRepository:
             self.latest(name)
             aliases = self.aliases(name)
             if selector not in aliases:
-                raise NotFoundError(f"Model {name!r} has no alias {selector!r}. {suggest(selector, aliases)}")
+                known = f"{suggest(selector, aliases)} " if aliases else ""
+                raise NotFoundError(
+                    f"Model {name!r} has no alias {selector!r}. {known}"
+                    f"'ganglion models alias {name}:VERSION {selector}' gives it to a version."
+                )
             version = aliases[selector]
         self.path(name, version)
         return name, version
 
     def _folder(self, name: str) -> Path:
-        if not _NAME.fullmatch(name):
-            raise ModelError(f"{name!r} cannot be the name of a model. {_NAMING}")
+        check_name(name)
         folder = self.root / name
         if folder.is_symlink():
             raise ModelError(f"{folder} is a symbolic link; models have to lie in {self.root}.")
@@ -211,6 +213,26 @@ class ModelRepository:
 
 
 _NAMING = "Names are letters, digits, '.', '_' and '-', begin with a letter or digit and have at most 128 characters."
+
+
+def check_name(name: str) -> None:
+    """Refuse what cannot be the name of a model.
+
+    Raises:
+        ModelError: it cannot.
+    """
+    if not _NAME.fullmatch(name):
+        raise ModelError(f"{name!r} cannot be the name of a model. {_NAMING}")
+
+
+def check_alias(alias: str) -> None:
+    """Refuse what cannot be an alias.
+
+    Raises:
+        ModelError: it cannot.
+    """
+    if not _NAME.fullmatch(alias) or alias.isdigit():
+        raise ModelError(f"{alias!r} cannot be an alias. {_NAMING} A number is a version.")
 
 
 def _problem(folder: Path) -> str:

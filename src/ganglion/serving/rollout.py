@@ -13,7 +13,7 @@ from typing import Literal
 import msgspec
 
 from ganglion.core.config import Config
-from ganglion.core.errors import UserError
+from ganglion.core.errors import OptionError, UserError
 from ganglion.serving.traffic import percentile
 
 STEPS = (25.0, 50.0, 100.0)
@@ -51,7 +51,7 @@ class Canary(Config, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         if not 0 < self.percent < 100:
-            raise UserError(f"percent is {self.percent:g}; a canary gets more than 0 and less than 100 percent.")
+            raise OptionError(f"percent is {self.percent:g}; it has to be more than 0 and less than 100.", "percent")
         rising = (self.percent, *self.steps)
         if any(not before < after <= 100 for before, after in zip(rising, self.steps, strict=False)):
             shown = ", ".join(f"{step:g}" for step in rising)
@@ -59,7 +59,7 @@ class Canary(Config, frozen=True, kw_only=True):
         for name, least, most in _BOUNDS:
             value = getattr(self, name)
             if not least <= value <= most:
-                raise UserError(f"{name} is {value:g}; it has to be from {least:g} to {most:g}.")
+                raise OptionError(f"{name} is {value:g}; it has to be from {least:g} to {most:g}.", name)
 
     @staticmethod
     def stepwise(percent: float) -> Canary:

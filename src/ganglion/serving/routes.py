@@ -37,10 +37,12 @@ class ReplicaEnd(msgspec.Struct, frozen=True):
     Attributes:
         id: as in its route.
         outside: whether somebody killed it; no request is the cause then, unless it was the kernel for want of memory.
+        hanging: whether it was ended because it did not come back from what it was at.
     """
 
     id: str
     outside: bool
+    hanging: bool = False
 
 
 class VersionRoute(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,7 +17,7 @@ from ganglion.core.registry import load_object
 from ganglion.serving.servable import RUNTIMES, check_servable
 
 Tensors = dict[str, NDArray[Any]]
-"""Arrays by the name that the signature gives them; the first dimension is the batch."""
+"""Arrays by the name that the signature gives them; the first dimension is the batch. Text is arrays of `str`."""
 
 EXTRAS = {"onnx": "torch", "torch": "torch", "tensorflow": "tensorflow"}
 """The extra that installs the library of a runtime."""

@@ -15,8 +15,11 @@ RUNTIMES = {
 }
 """Where each runtime is."""
 
-UNSERVED = ("bfloat16", "string")
+UNSERVED = ("bfloat16",)
 """Element types of the package format that have no NumPy type to travel in."""
+
+TEXTLESS = ("torch",)
+"""Runtimes whose library has no tensors of text."""
 
 
 def check_servable(manifest: PackageManifest) -> None:
@@ -35,6 +38,11 @@ def check_servable(manifest: PackageManifest) -> None:
             )
         if tensor.dtype in UNSERVED:
             raise ModelError(f"Tensor {tensor.name!r} has the type {tensor.dtype}, which cannot be served.")
+        if tensor.dtype == "string" and manifest.runtime in TEXTLESS:
+            raise ModelError(
+                f"Tensor {tensor.name!r} has the type string, which the runtime {manifest.runtime!r} does not have. "
+                "Take numbers, or let a class of the runtime 'python' make them of text."
+            )
     image = manifest.image
     if image is None:
         return

@@ -50,7 +50,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         number: its place in the stream.
-        prediction: numbers, nested lists of them, or these by the names of several outputs.
+        prediction: numbers or text, nested lists of them, or these by the names of several outputs.
         error: why there is no prediction; empty where there is one.
     """
 
@@ -80,8 +80,8 @@ def predict_stream(model: StreamModel, instances: Iterable[Any]) -> Iterator[Ans
 
     Args:
         model: an `EmbeddedModel`, or a `service_stream.ServedModel`.
-        instances: nested lists, NumPy arrays or numbers; these by the names of several inputs; or encoded images, as
-            bytes or as paths. Taken from in a thread of its own, a few batches ahead.
+        instances: nested lists, NumPy arrays, numbers or text; these by the names of several inputs; or encoded images,
+            as bytes or as paths. Taken from in a thread of its own, a few batches ahead.
 
     Returns:
         An answer for each, in order; an instance that cannot be predicted has an error and does not end the stream.
@@ -191,7 +191,7 @@ def json_problem(document: bytes) -> str:
 
 def _alone(message: str) -> str:
     """A message about a request of one instance, for one instance."""
-    return message.removeprefix("Instance 0: ")
+    return message.removeprefix("Instance 0: ").replace(", instance 0:", ":", 1)
 
 
 def _document(instance: Any) -> bytes:

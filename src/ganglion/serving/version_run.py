@@ -17,6 +17,7 @@ from ganglion.core.events import (
     MemberSampled,
 )
 from ganglion.serving.autoscaler import Sample, ScaleState, decide, observe
+from ganglion.serving.hanging import Hanging
 from ganglion.serving.load import Load
 from ganglion.serving.options import ServingOptions
 from ganglion.serving.routes import ReplicaEnd, ReplicaRoute, State, VersionRoute
@@ -79,6 +80,9 @@ class VersionRun:
         self._next = wanted
         self._placed: set[str] = set()
         self._ends: deque[ReplicaEnd] = deque(maxlen=_ENDS)
+        self._hanging: set[str] = set()
+        self._hung = 0
+        self._last_hang = ""
         self._crowded_since: float | None = None
         self._usage = Usage()
         self._scale = ScaleState()
@@ -112,15 +116,33 @@ class VersionRun:
 
     def _lose(self, event: MemberExited) -> None:
         outside = event.exit.kind is ExitKind.KILLED and event.exit.signal in (signal.SIGKILL, signal.SIGTERM)
-        self._ends.append(ReplicaEnd(self._id(event.member, event.attempt), outside))
+        id_ = self._id(event.member, event.attempt)
+        self._ends.append(ReplicaEnd(id_, outside, hanging=id_ in self._hanging))
+        self._hanging.discard(id_)
         was_ready = self.replicas.get(event.member, (0, ""))[0] == event.attempt
         if was_ready:
             del self.replicas[event.member]
         self._usage.forget(event.member)
-        failed = event.exit.kind is not ExitKind.SUCCESS
+        failed = event.exit.kind not in (ExitKind.SUCCESS, ExitKind.CANCELLED)  # those that we end say nothing
         if failed and (self.state == "LOADING" or (self.state == "AVAILABLE" and not self.replicas and not was_ready)):
             self.failed_starts += 1
             self.error = event.exit.message
+
+    def give_up(self, hanging: Hanging) -> tuple[str, int] | None:
+        """A gateway says that a replica hangs.
+
+        Returns:
+            The member and the attempt that are to be ended; `None` where it is none of the ready ones here, or is
+            given up already.
+        """
+        for member, (attempt, _endpoint) in self.replicas.items():
+            id_ = self._id(member, attempt)
+            if id_ == hanging.replica and id_ not in self._hanging:
+                self._hanging.add(id_)
+                self._hung += 1
+                self._last_hang = f"{member} had not come back from one batch for {hanging.seconds:.3g} s"
+                return member, attempt
+        return None
 
     @property
     def _enough(self) -> bool:
@@ -246,7 +268,14 @@ class VersionRun:
             "leaving": len(self.members) - self.wanted,
             "job": self.job,
             "error": self.error,
+            "hung": self._describe_hung(),
         }
+
+    def _describe_hung(self) -> str:
+        if not self._hung:
+            return ""
+        were = "1 replica was" if self._hung == 1 else f"{self._hung} replicas were"
+        return f"{were} replaced for hanging; last, {self._last_hang}"
 
     def route(self) -> VersionRoute:
         """What the gateway is told."""

@@ -1,6 +1,7 @@
 """What gateway and replica say to each other: one frame for each batch, one for its answer.
 
-The body of a frame is the raw bytes of tensors or encoded images, one after the other. Nothing is pickled.
+The body of a frame is the bytes of tensors (of text: as `ganglion.serving.strings` has them) or encoded images, one
+after the other. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ganglion.core.errors import ControlError
+from ganglion.serving import strings
 from ganglion.serving.frames import Buffer
 
 
@@ -120,12 +122,14 @@ def describe(tensors: Iterable[tuple[str, NDArray[Any]]]) -> tuple[TensorHeader,
 
 
 def raw(array: NDArray[Any]) -> memoryview:
-    """The bytes of an array in C order, not copied when they already are."""
+    """The bytes of an array in C order, not copied when they already are; of text a new buffer."""
+    if array.dtype.hasobject:
+        return memoryview(strings.encode(array))
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
 def tensors_of(headers: Sequence[TensorHeader], body: memoryview) -> dict[str, NDArray[Any]]:
-    """Arrays over the bytes of a body, copied only where they are not aligned.
+    """Arrays over the bytes of a body, copied only where they are not aligned, or text.
 
     Raises:
         ControlError: the body is shorter or longer than its headers say.
@@ -134,6 +138,9 @@ def tensors_of(headers: Sequence[TensorHeader], body: memoryview) -> dict[str, N
     start = 0
     for header in headers:
         try:
+            if header.dtype == strings.TEXT:
+                arrays[header.name], start = strings.decode(header.shape, body, start)
+                continue
             dtype = np.dtype(header.dtype)
             count = math.prod(header.shape)
             array = np.frombuffer(body, dtype, count, start).reshape(header.shape)

@@ -25,6 +25,7 @@ def manifest(*inputs: TensorSpec, image: ImageInput | None = None) -> PackageMan
 
 PIXELS = manifest(TensorSpec("pixels", "uint8", (-1, 28, 28)), image=ImageInput(28, 28, "L"))
 VECTOR = manifest(TensorSpec("x", "float32", (-1, 3)))
+TEXT = manifest(TensorSpec("words", "string", (-1, 1)))
 NUMBERS = (Field("a", "float64"), Field("b", "int32"), Field("c", "uint8"), Field("label", "int64"), Field("t", "text"))
 
 
@@ -37,6 +38,7 @@ NUMBERS = (Field("a", "float64"), Field("b", "int32"), Field("c", "uint8"), Fiel
         (VECTOR, (Field("v", "float64", sequence=True), Field("t", "text")), ("v",)),
         (VECTOR, (Field("v", "float64", (3,)), Field("w", "float64", (4,))), ("v",)),
         (manifest(TensorSpec("n", "int64", (-1,))), (Field("k", "int32"), Field("f", "float32")), ("k",)),
+        (TEXT, (Field("k", "int32"), Field("review", "text"), Field("photo", "bytes")), ("review",)),
     ],
 )
 def test_the_only_column_that_fits_is_the_input(
@@ -56,6 +58,9 @@ def test_the_only_column_that_fits_is_the_input(
         (VECTOR, NUMBERS, {"x": ["a", "b", "t"]}, "does not fit"),
         (PIXELS, (Field("pixels", "float32", (28, 28)),), {}, "does not fit"),
         (PIXELS, (Field("pixels", "uint8", (28, 27)),), {}, "does not fit"),
+        (TEXT, NUMBERS, {"words": ["a"]}, "does not fit"),
+        (TEXT, (Field("t", "text"), Field("u", "text")), {"words": ["t", "u"]}, "does not fit"),
+        (manifest(TensorSpec("words", "string", (-1, 2))), NUMBERS, {"words": ["t"]}, "does not fit"),
     ],
 )
 def test_what_does_not_fit_is_refused(
@@ -99,3 +104,10 @@ def test_real_numbers_beyond_the_type_are_at_fault_and_missing_ones_are_not() ->
     assert flaws == {1: "'v' has a value that float32 cannot hold"}
     assert inputs["x"][[0, 3]].tolist() == [1, np.inf]
     assert np.isnan(inputs["x"][2])
+
+
+def test_a_column_of_text_is_an_input_of_text() -> None:
+    feeds = choose_feeds(TEXT, NUMBERS)
+    inputs, flaws = feed(feeds, {"t": pa.array(["good", None, "ü\0🦆"])})
+    assert inputs["words"].tolist() == [["good"], [""], ["ü\0🦆"]]
+    assert flaws == {1: "'t' has no text"}

@@ -117,3 +117,13 @@ def test_the_format_is_said_or_the_ending(tmp_path: Path, name: str, said: str |
 def test_an_unknown_format_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="Did you mean 'parquet'"):
         format_of(tmp_path, "parket")
+
+
+def test_outputs_of_text_are_columns_of_text() -> None:
+    layout = Layout(manifest(TensorSpec("label", "string", (-1,)), TensorSpec("pair", "string", (-1, 2))), SCHEMA, ())
+    outputs = {"label": np.array(["good", "ü"], object), "pair": np.array([["a", ""], ["b", "c"]], object)}
+    assert layout.arrow.field("label").type == pa.string()
+    assert layout.table(BATCH, outputs).to_pylist() == [
+        {"id": 7, "label": "good", "pair": ["a", ""]},
+        {"id": 2**40, "label": "ü", "pair": ["b", "c"]},
+    ]

@@ -30,8 +30,8 @@ def lay_out(spec: AnySpec, capacity: Capacity, *, holder: str, remedy: str) -> t
     together = [plan for plan in plans if plan.required]
     needed = total(tuple(plan.resources for plan in together or plans[:1]))
     if missing := needed.missing(capacity.total):
-        what = f"{len(together)} members together" if len(together) > 1 else "one member"
-        raise SpecError(f"{spec.id} can never start: {what} need {missing} that {holder}. {remedy}")
+        what = f"{len(together)} members together need" if len(together) > 1 else "one member needs"
+        raise SpecError(f"{spec.id} can never start: {what} {missing} that {holder}. {remedy}")
     for plan in plans:
         if not any(plan.resources.fits(node) for node in capacity.nodes):
             missing = plan.resources.missing(capacity.largest) or f"{plan.resources} at once, more than any node"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import gc
 import os
 import signal
@@ -100,20 +102,25 @@ class ForkedWarden:
     ) -> None:
         self._over = False
         gc.freeze()  # a collection writes to all that it looks at, and what is written to is no longer shared
-        self.pid = os.fork()
-        if self.pid == 0:
-            ours.close()
-            _be_warden(channel, preload, environment)
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))  # the fork has no session yet
+        try:
+            self.pid = os.fork()
+            if self.pid == 0:
+                _be_warden(channel, ours, preload, environment)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def kill(self) -> None:
         """End it at once."""
         if not self._over:
-            os.kill(self.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # where SIGCHLD is ignored, nothing is left of it
+                os.kill(self.pid, signal.SIGKILL)
 
     def wait(self) -> None:
         """Wait for its end."""
         if not self._over:
-            os.waitpid(self.pid, 0)
+            with contextlib.suppress(ChildProcessError):  # likewise
+                os.waitpid(self.pid, 0)
             self._over = True
 
     def leave(self) -> None:
@@ -121,7 +128,9 @@ class ForkedWarden:
         self._over = True
 
 
-def _be_warden(channel: socket.socket, preload: Sequence[str], environment: Mapping[str, str]) -> NoReturn:
+def _be_warden(
+    channel: socket.socket, ours: socket.socket, preload: Sequence[str], environment: Mapping[str, str]
+) -> NoReturn:
     """Be a warden in a fork, as in a new interpreter: nothing of what called this goes on."""
     status = 1
     try:
@@ -129,11 +138,11 @@ def _be_warden(channel: socket.socket, preload: Sequence[str], environment: Mapp
 
         os.setsid()
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # forgets one that was for the terminal's own processes
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        nothing = os.open(os.devnull, os.O_RDWR)
-        for descriptor in (0, 1):
-            os.dup2(nothing, descriptor)
-        os.close(nothing)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())  # members are not to inherit what somebody has blocked
+        ours.close()
+        channel = _only_one_open(channel)
         os.environ.update(environment)
         warden.serve(channel, fork=True, preload=preload)
         status = 0
@@ -141,6 +150,19 @@ def _be_warden(channel: socket.socket, preload: Sequence[str], environment: Mapp
         traceback.print_exc()
     finally:
         os._exit(status)
+
+
+def _only_one_open(channel: socket.socket) -> socket.socket:
+    """Close everything but this and the standard error; there is nothing to read and to write instead of the others."""
+    kept = socket.socket(fileno=fcntl.fcntl(channel.detach(), fcntl.F_DUPFD_CLOEXEC, 3))  # it may be one of the first
+    nothing = fcntl.fcntl(os.open(os.devnull, os.O_RDWR), fcntl.F_DUPFD_CLOEXEC, 3)
+    for descriptor in (0, 1):
+        os.dup2(nothing, descriptor)
+    for descriptor in map(int, os.listdir("/dev/fd")):
+        if descriptor > 2 and descriptor != kept.fileno():
+            with contextlib.suppress(OSError):  # the one through which they were listed
+                os.close(descriptor)
+    return kept
 
 
 def thread_count() -> int:

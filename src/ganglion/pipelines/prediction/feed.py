@@ -15,6 +15,7 @@ from ganglion.core.errors import DataError, suggest
 from ganglion.data.records.columns import Array, Columns
 from ganglion.data.records.ragged import take_apart
 from ganglion.data.records.schema import BYTES, TEXT, Field, Schema, describe
+from ganglion.serving.strings import array_of_texts
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -103,6 +104,8 @@ def _is_image(field: Field, takes_images: bool) -> bool:
 
 def _fits(tensor: TensorSpec, fields: Sequence[Field]) -> bool:
     """Whether columns together have the values of an input, and values of a kind that it takes."""
+    if tensor.dtype == "string":
+        return [field.dtype for field in fields] == [TEXT] and tensor.shape[1:] in ((), (1,))
     kinds = {"b": "b", "u": "biu", "i": "biu", "f": "biuf"}[np.dtype(tensor.dtype).kind]
     if any(field.dtype in (TEXT, BYTES) or np.dtype(field.dtype).kind not in kinds for field in fields):
         return False
@@ -117,6 +120,8 @@ def _fits(tensor: TensorSpec, fields: Sequence[Field]) -> bool:
 
 def _values(feed: Feed, columns: Columns, flaws: Flaws) -> Array:
     sizes = feed.tensor.shape[1:]
+    if feed.tensor.dtype == "string":
+        return _texts(columns[feed.columns[0]].to_pylist(), feed.columns[0], flaws).reshape(-1, *sizes)  # type: ignore[union-attr]  # text is in Arrow
     parts = []
     for name in feed.columns:
         column = columns[name]
@@ -129,6 +134,13 @@ def _values(feed: Feed, columns: Columns, flaws: Flaws) -> Array:
         parts.append(converted)
     joined = parts[0] if len(parts) == 1 else np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1)
     return np.ascontiguousarray(joined if -1 in sizes else joined.reshape(-1, *sizes))
+
+
+def _texts(values: Sequence[str | None], name: str, flaws: Flaws) -> Array:
+    for row, value in enumerate(values):
+        if value is None:
+            flaws.setdefault(row, f"{name!r} has no text")
+    return array_of_texts([value or "" for value in values], (len(values),))
 
 
 def _of_length(column: pa.Array, name: str, length: int, flaws: Flaws) -> Array:

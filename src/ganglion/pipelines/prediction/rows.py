@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
+from ganglion.artifacts.elements import element_type
 from ganglion.artifacts.package import PackageManifest
 from ganglion.core.errors import DataError, suggest
 from ganglion.data.records.batch import Batch
@@ -59,7 +60,8 @@ class Layout:
             )
         kept = [pa.field(name, _type(fields[old].empty())) for name, old in self._kept]
         none = {
-            tensor.name: np.empty((0, *(max(size, 0) for size in tensor.shape[1:])), tensor.dtype) for tensor in outputs
+            tensor.name: np.empty((0, *(max(size, 0) for size in tensor.shape[1:])), element_type(tensor.dtype))
+            for tensor in outputs
         }
         made = [pa.field(name, array.type) for name, array in self._prediction(none).items()]
         self.arrow: pa.Schema = pa.schema([pa.field(ID, pa.int64()), *kept, *made])
@@ -172,7 +174,7 @@ def _arrow(column: Column, *, open_sizes: bool = False) -> pa.Array:
     """A column of records as Arrow has it; arrays as lists, of fixed size unless sizes differ from batch to batch."""
     if not isinstance(column, np.ndarray):
         return column
-    array = pa.array(np.ascontiguousarray(column).reshape(-1))
+    array = pa.array(np.ascontiguousarray(column).reshape(-1), pa.string() if column.dtype.kind == "O" else None)
     for axis in range(column.ndim - 1, 0, -1):
         size = column.shape[axis]
         if open_sizes:

@@ -42,16 +42,22 @@ class BatchMetrics:
         )
 
     def forget(self, replica: str) -> None:
-        """A replica is gone and will not come again; what it still holds is counted, but shown no longer."""
+        """A replica will not come again; what it still answers counts for the model only."""
         self._metrics.forget("replica", replica)
+        del self._measured[replica]
 
     def answered(self, replica: str, rows: int, seconds: float) -> None:
         """A replica answered a batch of so many instances within `seconds`."""
         self._batches.value += 1
         self._instances.value += rows
-        times, sizes = self._measured[replica]
-        times.observe(seconds)
-        sizes.observe(rows)
+        if replica in self._measured:
+            times, sizes = self._measured[replica]
+            times.observe(seconds)
+            sizes.observe(rows)
+
+    def hung(self) -> None:
+        """A replica was found to hang."""
+        self._metrics.counter("ganglion_replicas_hanging_total", **self._labels).add()
 
     def retried(self, parts: int) -> None:
         """So many parts of requests are tried again."""

@@ -9,6 +9,9 @@ from typing import Protocol
 DIRECT = 2**17
 """Bytes that are missing of a body from which it is worth having the rest written directly."""
 
+MOST_BEGUN = 2 * DIRECT
+"""Bytes that may have arrived before: they are copied, while everybody else waits."""
+
 _LARGE = 2**20
 """Bytes from which a body must not be in memory twice, which is dearer than a copy of a smaller one."""
 
@@ -83,7 +86,7 @@ class DirectBody(asyncio.BufferedProtocol):
         self._owner = owner
         self._transport = transport
         self._loop = asyncio.get_running_loop()
-        self._memory = BytesIO(bytes(size))  # of a large one, only what has been written needs memory
+        self._memory = BytesIO(bytes(size))  # of a very large one, only what has been written needs memory
         self._room = self._memory.getbuffer()
         self._room[: len(begun)] = begun
         self._filled = len(begun)

@@ -14,6 +14,7 @@ from ganglion.serving.gateway.errors import RequestError
 from ganglion.serving.gateway.metrics import Labels, Metrics
 from ganglion.serving.gateway.pool import Pool
 from ganglion.serving.gateway.row_reader import RowReader
+from ganglion.serving.hanging import Hanging
 from ganglion.serving.load import Load
 from ganglion.serving.routes import EnsembleRoute, ModelRoute, Routes, State, VersionRoute
 from ganglion.serving.traffic import Traffic
@@ -104,6 +105,10 @@ class Catalog:
     def take_loads(self, now: float) -> list[Load]:
         """The loads of the versions whose replicas follow it, since the last time."""
         return [pool.take_load(now) for pool in self.pools() if pool.model.elastic]
+
+    def take_hanging(self, now: float) -> list[Hanging]:
+        """The replicas that hang."""
+        return [hanging for pool in self.pools() for hanging in pool.take_hanging(now)]
 
     def take_traffic(self) -> list[Traffic]:
         """What came of the requests to versions that are compared, since the last time."""

@@ -44,17 +44,17 @@ def vote(values: Outputs, _weights: Sequence[float] = ()) -> NDArray[Any]:
     """What most models say; among equally many votes, what the first of those models says.
 
     Args:
-        values: scores of classes in the last dimension, of which the largest is a model's vote; or whole numbers
-            `[rows]`, which are votes themselves.
+        values: scores of classes in the last dimension, of which the largest is a model's vote; or whole numbers or
+            texts `[rows]`, which are votes themselves.
 
     Returns:
-        One for the class that won and zero for the others; or the whole number that won.
+        One for the class that won and zero for the others; or the whole number or text that won.
 
     Raises:
         RequestError: they are neither.
     """
     scores = values[0].ndim > 1
-    if not scores and values[0].dtype.kind not in "biu":
+    if not scores and values[0].dtype.kind not in "biuO":
         raise RequestError(500, f"Nothing can be voted on: one {values[0].dtype} for each instance is no class.")
     labels = np.stack([value.argmax(axis=-1) for value in values] if scores else list(values))
     votes = (labels[:, None] == labels[None]).sum(axis=1)

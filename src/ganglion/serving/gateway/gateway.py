@@ -27,6 +27,7 @@ from ganglion.serving.gateway.question import Read, Reply
 from ganglion.serving.gateway.siblings import POST_INTERVAL, Siblings
 from ganglion.serving.gateway.start_page import StartPage
 from ganglion.serving.gateway.tensorflow_pages import TensorflowPages
+from ganglion.serving.hanging import Hanging
 from ganglion.serving.load import LOAD_INTERVAL, Load
 from ganglion.serving.routes import Routes
 from ganglion.serving.traffic import Traffic
@@ -49,6 +50,7 @@ class Gateway:
         access_log: where every request is noted, if anywhere.
         traffic: told what came of the requests to versions that are compared, every now and then.
         siblings: what several gateways know of each other; `None` for the only one.
+        hanging: told which replicas hang, every now and then while there are any.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Gateway:
         access_log: AccessLog | None = None,
         traffic: Callable[[list[Traffic]], None] | None = None,
         siblings: Siblings | None = None,
+        hanging: Callable[[list[Hanging]], None] | None = None,
     ) -> None:
         self._siblings = siblings
         self._post_at = monotonic()
@@ -71,6 +74,8 @@ class Gateway:
         self.catalog = Catalog(self._loop, self._metrics, settled, self._on_wake)
         self._loads = loads or (lambda _loads: None)
         self._traffic = traffic or (lambda _traffic: None)
+        self._hanging = hanging or (lambda _hanging: None)
+        self._hanging_at = self._post_at
         self._report_at = monotonic() + LOAD_INTERVAL
         self._tensorflow = TensorflowPages(self.catalog)
         self._open_inference = OpenInferencePages(self.catalog)
@@ -103,6 +108,11 @@ class Gateway:
         self.catalog.look()
         if now >= self._report_at:
             self._report_loads()
+        if now >= self._hanging_at:
+            self._hanging_at = now + LOAD_INTERVAL
+            hanging = self.catalog.take_hanging(now)
+            if hanging:
+                self._hanging(hanging)
         if self._siblings is not None and now >= self._post_at:
             self._post_at = now + POST_INTERVAL
             self._siblings.post(self._measure_own())

@@ -97,7 +97,9 @@ class GatewayModel:
         for rows, seconds in taken:
             self._latency.observe(rows, seconds)
         self._model = model
-        fixed = all(size != -1 for tensor in model.manifest.signature.inputs for size in tensor.shape[1:])
+        fixed = all(
+            tensor.dtype != "string" and -1 not in tensor.shape[1:] for tensor in model.manifest.signature.inputs
+        )
         if not fixed or self._latency.promise(1) >= SHORT:
             _log.info("model_left_to_replicas", folder=str(self._folder), seconds=self._latency.predict(1), fixed=fixed)
             self._drop()

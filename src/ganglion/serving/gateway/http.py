@@ -14,7 +14,7 @@ from typing import cast
 import httptools
 
 from ganglion.core.log import get_logger
-from ganglion.serving.gateway.body import DIRECT, Body, DirectBody
+from ganglion.serving.gateway.body import DIRECT, MOST_BEGUN, Body, DirectBody
 from ganglion.serving.gateway.errors import RequestError
 from ganglion.serving.gateway.exchange import Exchange, Handler, MakeExchange
 from ganglion.serving.gateway.head import Head, is_host, without_host
@@ -300,7 +300,9 @@ class HttpConnection(asyncio.Protocol):
         """Have the rest of a large body written to where it stays, unless so much memory is promised already."""
         size = int(self._length) if self._framing.startswith(b"content-length") else 0
         server, most = self._server, self._limits.bodies // 4
-        if size - self._body.size < DIRECT or server.promised + size > most or self._paused or self._transport is None:
+        if size - self._body.size < DIRECT or self._body.size > MOST_BEGUN or server.promised + size > most:
+            return
+        if self._paused or self._transport is None:
             return
         self._promised = size
         server.promised += size

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import binascii
-from base64 import b64decode
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ganglion.artifacts.package import TensorSpec
+from ganglion.serving.gateway import base64_values
 from ganglion.serving.gateway.errors import RequestError
+from ganglion.serving.gateway.texts import texts_of
 
 IMAGE_KEY = "image_bytes"
 """The key of an instance that is an encoded image."""
@@ -24,16 +24,18 @@ def array_of(values: Sequence[Any], tensor: TensorSpec) -> NDArray[Any]:
     """Build the array of one input from the nested lists of all instances.
 
     Args:
-        values: one nested list (or number) for each instance.
+        values: one nested list (or number, or text) for each instance.
         tensor: the input that they are for.
 
     Returns:
         An array of the input's type, `[instances, *shape]`, C order.
 
     Raises:
-        RequestError: the lists are ragged, hold something else than numbers, have another shape than the input, or hold
-            a number that its type cannot hold.
+        RequestError: the lists are ragged, hold something else than numbers (or text, where the input is text), have
+            another shape than the input, or hold a number that its type cannot hold.
     """
+    if tensor.dtype == "string":
+        return texts_of(values, tensor, encoded=True)
     expected = list(tensor.shape[1:])
     try:
         array = np.asarray(values)
@@ -134,13 +136,9 @@ def image_of(value: Any, number: int) -> bytes:
         RequestError: it has another form, or is not base64.
     """
     inner = value.get(IMAGE_KEY, value) if isinstance(value, dict) else value
-    encoded = inner.get("b64") if isinstance(inner, dict) and len(inner) == 1 else None
-    if not isinstance(encoded, str):
+    if not base64_values.is_encoded(inner):
         raise RequestError(400, f'Instance {number} has not the form {{"{IMAGE_KEY}": {{"b64": "..."}}}} of an image.')
-    try:
-        data = b64decode(encoded, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise RequestError(400, f"Instance {number}: the text under 'b64' is not base64 ({error}).") from error
+    data = base64_values.bytes_of(inner, f"Instance {number}")
     if not data:
         raise RequestError(400, f"Instance {number}: the image is empty.")
     return data

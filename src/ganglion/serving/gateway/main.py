@@ -21,7 +21,8 @@ from ganglion.serving.gateway.access_log import AccessLog
 from ganglion.serving.gateway.gateway import TICK, Gateway
 from ganglion.serving.gateway.limits import HttpLimits
 from ganglion.serving.gateway.siblings import Siblings
-from ganglion.serving.gateway.tally import Tally
+from ganglion.serving.gateway.tally import IN_HAND, Tally
+from ganglion.serving.hanging import HANGING, hanging_to_data
 from ganglion.serving.load import LOAD, loads_to_data
 from ganglion.serving.port import take_port
 from ganglion.serving.routes import SETTLED, Routes
@@ -73,6 +74,7 @@ async def _serve(
         traffic=lambda traffic: member.report({TRAFFIC: traffic_to_data(traffic)}),
         access_log=log,
         siblings=siblings,
+        hanging=lambda hanging: member.report({HANGING: hanging_to_data(hanging)}),
     )
     gateway.apply(Routes.from_data(await loop.run_in_executor(None, member.messages.get)))
     acceptor = Acceptor(  # not before it is known what is served
@@ -88,7 +90,9 @@ async def _serve(
     listener.close()
     gateway.http.drain()
     while gateway.http.connections:
+        tally.put(IN_HAND, len(gateway.http.connections))
         await asyncio.sleep(TICK)
+    tally.put(IN_HAND, 0)
     await gateway.close()
     beating.cancel()
 

@@ -12,6 +12,7 @@ HELP = {
     "ganglion_batches_total": ("counter", "Batches answered by replicas."),
     "ganglion_instances_total": ("counter", "Instances in the batches answered by replicas."),
     "ganglion_retries_total": ("counter", "Parts of requests that were tried again because their replica ended."),
+    "ganglion_replicas_hanging_total": ("counter", "Replicas that were replaced because they did not answer any more."),
     "ganglion_refused_total": ("counter", "Requests refused before they were handled, by HTTP status."),
     "ganglion_limited_total": ("counter", "Prediction requests refused by a limit of their caller."),
     "ganglion_request_seconds": ("histogram", "From the complete request to its answer."),

@@ -17,8 +17,10 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from ganglion.artifacts.elements import element_type
 from ganglion.artifacts.package import TensorSpec
 from ganglion.core.errors import suggest
+from ganglion.serving import byte_elements
 from ganglion.serving.gateway.endpoint import Endpoint
 from ganglion.serving.gateway.errors import RequestError
 from ganglion.serving.gateway.exchange import JSON
@@ -26,6 +28,7 @@ from ganglion.serving.gateway.head import Head
 from ganglion.serving.gateway.instances import array_of
 from ganglion.serving.gateway.json_limits import check_values
 from ganglion.serving.gateway.question import Question, Reply
+from ganglion.serving.gateway.texts import texts_of, texts_of_elements
 from ganglion.serving.payload import Payload
 from ganglion.serving.runtime import Tensors
 from ganglion.serving.wire import raw
@@ -33,6 +36,9 @@ from ganglion.serving.wire import raw
 PREFIX = "/v2"
 HEADER_LENGTH = "Inference-Header-Content-Length"
 """The header field that says where the JSON ends and binary tensors begin."""
+
+BYTES = "BYTES"
+"""The type of text (in UTF-8) and of encoded images: in binary each element lies behind its length."""
 
 DATATYPES = {
     "bool": "BOOL",
@@ -47,17 +53,19 @@ DATATYPES = {
     "float16": "FP16",
     "float32": "FP32",
     "float64": "FP64",
+    "string": BYTES,
 }
-"""What the protocol calls element types, by their NumPy names."""
+"""What the protocol calls element types, by the names that packages give them."""
 
-BYTES = "BYTES"
-"""The type of encoded images: each element is a file, in binary behind its length (four bytes, little-endian)."""
+_BY_TYPE = {element_type(name): datatype for name, datatype in DATATYPES.items()}
 
 _MOST_DIMENSIONS = 32
 
 _LONGEST = 10**12
 """Microseconds that a request may ask for; more is taken as this."""
+
 _PIECE = 2**18
+"""Numbers that are looked at together."""
 
 
 class Target(NamedTuple):
@@ -222,6 +230,8 @@ def _array(given: _Input, part: memoryview | None, tensor: TensorSpec) -> NDArra
         return _array_of_data(given, tensor, count)
     if given.data is not None:
         raise RequestError(400, f"Input {given.name!r} has both 'data' and binary bytes; give one of them.")
+    if datatype == BYTES:
+        return texts_of_elements(part, given.name, shape)
     dtype = np.dtype(tensor.dtype)
     if len(part) != count * dtype.itemsize:
         text = f"Input {given.name!r} has {len(part)} binary bytes; its shape needs {count * dtype.itemsize}."
@@ -244,33 +254,34 @@ def _array_of_data(given: _Input, tensor: TensorSpec, count: int) -> NDArray[Any
     """From `data`, which is flat or nested."""
     if not isinstance(given.data, list):
         raise RequestError(400, f"Input {given.name!r} has neither a list of 'data' nor binary bytes.")
+    text = tensor.dtype == "string"
     if given.data and isinstance(given.data[0], list):
-        array = array_of(given.data, tensor)
+        array = texts_of(given.data, tensor, encoded=False) if text else array_of(given.data, tensor)
         if array.shape != given.shape:
-            text = f"Input {given.name!r} has data of the shape {list(array.shape)} and says {list(given.shape)}."
-            raise RequestError(400, text)
+            raise RequestError(
+                400, f"Input {given.name!r} has data of the shape {list(array.shape)} and says {list(given.shape)}."
+            )
         return array
     if len(given.data) != count:
-        text = f"Input {given.name!r} has {len(given.data)} numbers; its shape {list(given.shape)} needs {count}."
-        raise RequestError(400, text)
-    return array_of(given.data, TensorSpec(tensor.name, tensor.dtype, (-1,))).reshape(given.shape)
+        what = "texts" if text else "numbers"
+        raise RequestError(
+            400, f"Input {given.name!r} has {len(given.data)} {what}; its shape {list(given.shape)} needs {count}."
+        )
+    flat = TensorSpec(tensor.name, tensor.dtype, (-1,))
+    array = texts_of(given.data, flat, encoded=False, what="element") if text else array_of(given.data, flat)
+    return array.reshape(given.shape)
 
 
 def _images(given: _Input, part: memoryview | None) -> list[bytes]:
     """Encoded images; only in binary, for JSON has no bytes."""
     if part is None:
         raise RequestError(400, f"Input {given.name!r}: {BYTES} have to be sent as binary data.")
-    images: list[bytes] = []
-    start = 0
-    while start < len(part):
-        end = start + 4 + int.from_bytes(part[start : start + 4], "little")
-        if start + 4 > len(part) or end > len(part) or end == start + 4:
-            raise RequestError(400, f"Input {given.name!r}: element {len(images)} is empty or incomplete.")
-        images.append(bytes(part[start + 4 : end]))
-        start = end
-    if not images or math.prod(given.shape) != len(images):
-        text = f"Input {given.name!r} has {len(images)} images and the shape {list(given.shape)}."
-        raise RequestError(400, text)
+    try:
+        images = byte_elements.unpack(part, math.prod(given.shape))
+    except ValueError as error:
+        raise RequestError(400, f"Input {given.name!r} {error}.") from error
+    if not images or not all(images):
+        raise RequestError(400, f"Input {given.name!r} has no images, or an empty one.")
     return images
 
 
@@ -283,15 +294,18 @@ def _render(
     outputs: Tensors,
 ) -> Reply:
     described: list[dict[str, Any]] = []
-    parts: list[memoryview] = []
+    parts: list[bytes | memoryview] = []
     for name in wanted:
         values = np.ascontiguousarray(outputs[name])
-        entry: dict[str, Any] = {"name": name, "datatype": DATATYPES[values.dtype.name], "shape": list(values.shape)}
+        datatype = _BY_TYPE.get(values.dtype) or DATATYPES[values.dtype.name]  # NumPy takes its time to name a type
+        text = datatype is BYTES
+        entry: dict[str, Any] = {"name": name, "datatype": datatype, "shape": list(values.shape)}
         if name in binary:
-            parts.append(raw(values))
-            entry["parameters"] = {"binary_data_size": values.nbytes}
+            part = byte_elements.pack(map(str.encode, values.reshape(-1).tolist())) if text else raw(values)
+            parts.append(part)
+            entry["parameters"] = {"binary_data_size": len(part)}
         else:
-            entry["data"] = values.reshape(-1)
+            entry["data"] = values.reshape(-1).tolist() if text else values.reshape(-1)
         described.append(entry)
     answer: dict[str, Any] = {"model_name": endpoint.name, "model_version": str(endpoint.version)}
     if id_ is not None:

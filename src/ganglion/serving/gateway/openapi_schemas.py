@@ -20,13 +20,15 @@ _BASE64 = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 _SIGNATURE_NAME: Schema = {"enum": [SIGNATURE_NAME, ""]}
 
 
-def number(dtype: str, *, given: bool) -> Schema:
+def element(dtype: str, *, given: bool) -> Schema:
     """One element.
 
     Args:
-        dtype: NumPy's name of its type.
-        given: whether a model gives it; then it may be `null`, which is NaN or infinity.
+        dtype: its type.
+        given: whether a model gives it; then a number may be `null`, which is NaN or infinity.
     """
+    if dtype == "string":
+        return {"type": "string"}
     kind = np.dtype(dtype).kind
     if kind == "b":
         return {"type": "boolean"}
@@ -42,11 +44,11 @@ def number(dtype: str, *, given: bool) -> Schema:
     return {"type": "number", "exclusiveMinimum": -limit, "exclusiveMaximum": limit}
 
 
-def nested(sizes: Sequence[int], element: Schema) -> Schema:
+def nested(sizes: Sequence[int], inner: Schema) -> Schema:
     """Lists in lists; -1 is any size."""
     if not sizes:
-        return element
-    return array(nested(sizes[1:], element), sizes[0])
+        return inner
+    return array(nested(sizes[1:], inner), sizes[0])
 
 
 def array(items: Schema, size: int = -1, *, least: int = 0) -> Schema:
@@ -71,7 +73,7 @@ def any_of(*schemas: Schema) -> Schema:
 def predict_request(version: VersionRoute) -> Schema:
     """The body of `:predict`: rows or columns."""
     inputs = version.signature.inputs
-    tensors = {tensor.name: nested(tensor.shape[1:], number(tensor.dtype, given=False)) for tensor in inputs}
+    tensors = {tensor.name: nested(tensor.shape[1:], _element_or_bytes(tensor.dtype)) for tensor in inputs}
     rows = [array(record(tensors), least=1)]
     columns = [record({name: array(schema, least=1) for name, schema in tensors.items()})]
     if len(inputs) == 1:
@@ -89,6 +91,18 @@ def predict_request(version: VersionRoute) -> Schema:
     )
 
 
+def _element_or_bytes(dtype: str) -> Schema:
+    """One element as it may be given; text also as its bytes."""
+    plain = element(dtype, given=False)
+    if dtype != "string":
+        return plain
+    described = "UTF-8 text in base64."
+    return any_of(
+        plain,
+        record({"b64": {"type": "string", "contentEncoding": "base64", "pattern": _BASE64, "description": described}}),
+    )
+
+
 def _image(image: ImageInput) -> Schema:
     """An encoded image, with and without its key."""
     described = (
@@ -102,7 +116,7 @@ def _image(image: ImageInput) -> Schema:
 def predict_answer(version: VersionRoute) -> Schema:
     """The body of the answer to `:predict`."""
     outputs = version.signature.outputs
-    each = {tensor.name: nested(tensor.shape[1:], number(tensor.dtype, given=True)) for tensor in outputs}
+    each = {tensor.name: nested(tensor.shape[1:], element(tensor.dtype, given=True)) for tensor in outputs}
     only = next(iter(each.values()))
     rows = array(only if len(each) == 1 else record(each))
     columns = array(only) if len(each) == 1 else record({name: array(schema) for name, schema in each.items()})
@@ -132,10 +146,10 @@ def examples_request(version: VersionRoute) -> Schema:
 
 
 def _feature(tensor: TensorSpec) -> Schema:
-    sizes, element = tensor.shape[1:], number(tensor.dtype, given=False)
+    sizes, value = tensor.shape[1:], _element_or_bytes(tensor.dtype)
     size = -1 if -1 in sizes else math.prod(sizes)
-    flat = array(element, size)
-    return any_of(flat, element) if size == 1 else flat
+    flat = array(value, size)
+    return any_of(flat, value) if size == 1 else flat
 
 
 def classify_answer(version: VersionRoute) -> Schema:
@@ -155,7 +169,7 @@ def infer_request(version: VersionRoute) -> Schema:
     tensors = [_tensor(tensor, given=False) for tensor in version.signature.inputs]
     schema = _inference(array(any_of(*tensors), len(tensors)))
     names = [tensor.name for tensor in version.signature.outputs]
-    wanted = record({"name": {"enum": names}, "parameters": _parameters()}, optional=("parameters",))
+    wanted = record({"name": {"enum": names}, "parameters": {"type": "object"}}, optional=("parameters",))
     schema["properties"]["outputs"] = array(wanted) | {"maxItems": len(names), "uniqueItems": True}
     return schema
 
@@ -183,9 +197,9 @@ def _tensor(tensor: TensorSpec, *, given: bool) -> Schema:
              for size in tensor.shape]  # fmt: skip
     tuple_: Schema = {"type": "array", "prefixItems": sizes, "minItems": len(sizes), "items": False}
     list_ = array({"type": "integer", "minimum": 0}, len(sizes))  # what makes clients seldom knows tuples
-    element = number(tensor.dtype, given=given)
-    flat = array(element, least=0 if given else math.prod(size for size in tensor.shape if size > 0))
-    deep = array(nested(tensor.shape[1:], element), tensor.shape[0], least=0 if given else 1)
+    value = element(tensor.dtype, given=given)
+    flat = array(value, least=0 if given else math.prod(size for size in tensor.shape if size > 0))
+    deep = array(nested(tensor.shape[1:], value), tensor.shape[0], least=0 if given else 1)
     return record(
         {
             "name": {"const": tensor.name},

@@ -12,6 +12,7 @@ from ganglion.serving.gateway.batch_queue import BatchQueue
 from ganglion.serving.gateway.early_binding import EarlyBinding
 from ganglion.serving.gateway.errors import RequestError
 from ganglion.serving.gateway.fused_link import LinkOpener
+from ganglion.serving.gateway.hanging_watch import HangingWatch, describe_held
 from ganglion.serving.gateway.latency_model import LatencyModel
 from ganglion.serving.gateway.link_choice import BRIEF, LinkChoice
 from ganglion.serving.gateway.load_meter import LoadMeter
@@ -19,6 +20,7 @@ from ganglion.serving.gateway.metrics import Metrics
 from ganglion.serving.gateway.prediction import Part, due_of
 from ganglion.serving.gateway.replica_link import ReplicaLink
 from ganglion.serving.gateway.second_tries import VERDICT_PATIENCE, SecondTries
+from ganglion.serving.hanging import Hanging
 from ganglion.serving.load import Load
 from ganglion.serving.payload import Payload
 from ganglion.serving.routes import ModelRoute, VersionRoute
@@ -28,15 +30,6 @@ MAX_QUEUE_BYTES = 256 * 2**20
 """Bytes of instances that may wait for one model version."""
 
 _RETRY_AFTER = 1
-
-_STALLED = 1.0
-"""Seconds that a replica may hold a batch before it can be taken for one that has stopped."""
-
-_STALLED_TIMES = 10.0
-"""Times the promised seconds that it may, where those are longer."""
-
-_STALLED_UNKNOWN = 10.0
-"""Seconds that it may while nothing is known of how long a batch takes."""
 
 _EXPIRY_INTERVAL = 0.5
 """Requests that allow fewer seconds are looked at when these are over; the others at the gateway's ticks."""
@@ -81,6 +74,7 @@ class Pool:
         self._left = False
         self._loop = loop
         self._measured = BatchMetrics(metrics, model.name, version.version)
+        self._watch = HangingWatch(self.latency, self._measured)
         self._opener = LinkOpener(loop, self)
         self._links: dict[str, ReplicaLink] = {}
         self._leaving: set[ReplicaLink] = set()
@@ -202,6 +196,10 @@ class Pool:
         """The load since the last time."""
         return self._meter.take(now, self._in_hand)
 
+    def take_hanging(self, now: float) -> list[Hanging]:
+        """The replicas that hang; to be asked every now and then."""
+        return self._watch.look((*self._links.values(), *self._leaving), self.model, now)
+
     def split(self, payload: Payload) -> list[Payload]:
         """Cut instances into slices that fit a batch."""
         return payload.split(self.model.max_batch)
@@ -211,16 +209,16 @@ class Pool:
         self._overtake(now)
         if self._second_tries.holding:
             self._try_again(self._second_tries.look(self.model, now))
+        for link in (*self._links.values(), *self._leaving):
+            over = [part for part in link.parts if part.prediction.over <= now and not part.settled]
+            begun = link.begun_parts if over else []
+            for part in over:
+                self._refuse_late(part, begun=part in begun)
         late = self.queue.expire(now)
         self.queue.put_back([part for part in late if part.prediction.over > now])
         for part in late:
             if part.prediction.over <= now:
                 self._refuse_late(part)
-        for link in (*self._links.values(), *self._leaving):
-            for part in link.parts:
-                if part.prediction.over <= now:
-                    text = f"The replica did not answer within {part.prediction.allowed:.3g} s."
-                    part.prediction.fail(RequestError(504, text))
         self.queue.forget()
         if self._free and self.queue:
             self._dispatch()  # what was left to a replica that is overdue
@@ -265,8 +263,8 @@ class Pool:
         if link in self._free:
             self._free.remove(link)
         if link.stalled:
-            parts, untouched = [], []  # they are tried elsewhere already
-        again = self._second_tries.sort_out(link.route.id, parts, self.model, monotonic())
+            untouched = []  # they are tried elsewhere already, as are the others
+        again = self._second_tries.sort_out(link.route.id, parts, self.model, monotonic(), elsewhere=link.stalled)
         if self._second_tries.holding:
             self._loop.call_later(VERDICT_PATIENCE + _TIMER, self._judge)
         if parts:
@@ -291,13 +289,15 @@ class Pool:
     def _overtake(self, now: float) -> None:
         """Try what a replica has held for far too long at another one as well; the first answer counts.
 
-        It may have been stopped, or its machine is gone without a word: the connection says nothing. It is given
-        nothing more until it answers, and what it then says is late, not wrong.
+        It is given nothing more until it answers, and what it then says is late, not wrong. What it was at goes alone
+        from now on: it may be the cause, and must not hold up the others elsewhere as well.
         """
         for link in (*self._links.values(), *self._leaving):
-            if link.stalled or not link.batches or link.calls or now - link.began < self._patience(link.rows):
+            if link.stalled or not self._watch.has_stalled(link, now):
                 continue
             link.stalled = True
+            for part in link.begun_parts:
+                part.suspect = True
             parts = [part for part in link.parts if not part.settled]
             _log.warning("replica_stalled", replica=link.route.id, seconds=round(now - link.began, 3), parts=len(parts))
             self._measured.retried(len(parts))
@@ -325,12 +325,6 @@ class Pool:
         for part in waiting:
             part.shard = None  # any replica takes what was bound by another policy
         self.queue.put_back(waiting)
-
-    def _patience(self, rows: int) -> float:
-        """Seconds after which a replica that was given so many instances is taken to have stopped."""
-        if not self.latency.observed:
-            return _STALLED_UNKNOWN
-        return max(_STALLED, _STALLED_TIMES * self.latency.promise(rows))
 
     @property
     def _in_hand(self) -> int:
@@ -360,7 +354,8 @@ class Pool:
             text = f"Model {model.name!r} is busy: {queue.rows} instances wait for {self.connected} replicas."
             raise RequestError(503, text, retry_after=_RETRY_AFTER)
         prediction = parts[0].prediction
-        if rows > 1 or prediction.due != self._hopeful:  # else it was found hopeful just before it was read
+        hopeful, self._hopeful = self._hopeful, 0.0
+        if rows > 1 or prediction.due != hopeful:  # else it was found hopeful just before it was read
             self._check_time(rows, prediction.due, prediction.allowed)
 
     def _check_time(self, rows: int, due: float, allowed: float) -> None:
@@ -460,8 +455,14 @@ class Pool:
         for part in late:
             self._refuse_late(part)
 
-    def _refuse_late(self, part: Part) -> None:
+    def _refuse_late(self, part: Part, *, begun: bool = False) -> None:
+        """Answer a part that is late: it was begun by a replica, or waited for one."""
+        if begun or (part.suspect and not part.deaths):  # the one that it was at has stalled
+            text = f"The replica did not answer within {part.prediction.allowed:.3g} s."
+            part.prediction.fail(RequestError(504, text))
+            return
         text = f"No replica of model {self.model.name!r} was free within {part.prediction.allowed:.3g} s."
+        text += describe_held(self._links, monotonic())
         part.prediction.fail(RequestError(503, text, retry_after=_RETRY_AFTER))
 
     def _expire_now(self) -> None:

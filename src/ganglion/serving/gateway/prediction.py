@@ -26,7 +26,7 @@ def due_of(began: float, deadline: float) -> float:
 
 
 def over_of(began: float, deadline: float) -> float:
-    """When a caller is told that there are no outputs, so that it knows at its deadline."""
+    """When a caller is told that there are no outputs, so that it knows at its deadline; give or take a timer."""
     return (due_of(began, deadline) + deadline) / 2.0
 
 
@@ -96,9 +96,9 @@ class Prediction:
 
     def complete(self, part: Part, outputs: Tensors) -> None:
         """Take the outputs of a part, the first time that it is answered; the last one finishes the request."""
-        if part.settled:
+        settled, part.answered = part.settled, True
+        if settled:
             return
-        part.answered = True
         if self._whole:
             self.settled = True
             self._finish(outputs)
@@ -159,9 +159,23 @@ class Part:
         answered: whether its outputs are there; it may still be at a replica that was thought to have stopped.
         deaths: replicas that died while they held it.
         lone_deaths: ids of those among them that held nothing else.
+        suspect: whether a replica died with it or did not answer in time, so that it must not take other requests along
+            the next time.
+        took: seconds in which a replica answered it, once it is suspect.
     """
 
-    __slots__ = ("answered", "cut", "deadline", "deaths", "lone_deaths", "payload", "prediction", "shard")
+    __slots__ = (
+        "answered",
+        "cut",
+        "deadline",
+        "deaths",
+        "lone_deaths",
+        "payload",
+        "prediction",
+        "shard",
+        "suspect",
+        "took",
+    )
 
     def __init__(self, prediction: Prediction, payload: Payload, cut: Cut | None = None) -> None:
         self.prediction = prediction
@@ -172,6 +186,8 @@ class Part:
         self.answered = False
         self.deaths = 0
         self.lone_deaths: tuple[str, ...] = ()
+        self.suspect = False
+        self.took = 0.0
 
     def instance(self, row: int) -> int:
         """The number within the request of one of its instances."""
@@ -181,11 +197,6 @@ class Part:
         return rows.start + row if isinstance(rows, slice) else int(rows[row])
 
     @property
-    def suspect(self) -> bool:
-        """Whether a replica died with it, so that it must not take other requests along the next time."""
-        return self.deaths > 0
-
-    @property
     def settled(self) -> bool:
         """Whether nobody waits for it any more."""
         return self.answered or self.prediction.settled
@@ -193,6 +204,7 @@ class Part:
     def blame(self, replica: str, *, alone: bool) -> None:
         """Note that the replica that held it died."""
         self.deaths += 1
+        self.suspect = True
         if alone:
             self.lone_deaths += (replica,)
 

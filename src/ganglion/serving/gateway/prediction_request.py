@@ -6,6 +6,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Protocol
 
+from ganglion.core.log import get_logger
 from ganglion.serving.gateway.endpoint import Endpoint
 from ganglion.serving.gateway.ensemble_prediction import Degradation, EnsemblePrediction
 from ganglion.serving.gateway.errors import RequestError
@@ -28,6 +29,8 @@ _DIGITS = 9
 
 _TIGHT = 1.0
 """Seconds that a request may take below which it counts how long its bytes lay there before they were read."""
+
+_log = get_logger(part="serving.gateway")
 
 
 class Abandonable(Protocol):
@@ -149,7 +152,12 @@ class PredictionRequest:
         assert self._render is not None
         if degradation is not None and self._parameters is not None:
             self._parameters["degraded"] = str(degradation)
-        reply = self._render(result)
+        try:
+            reply = self._render(result)
+        except Exception:  # noqa: BLE001  a fault on one answer must not take the others of its batch along
+            _log.error("answer_failed", model=self._endpoint.name, exc_info=True)
+            self.fail(RequestError(500, "The gateway failed on this answer; its log says why."))
+            return
         self._endpoint.count(reply.status, monotonic() - self._began)
         self._leave()
         headers = reply.headers

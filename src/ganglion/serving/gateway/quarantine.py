@@ -1,8 +1,8 @@
 """Requests that ended two replicas, kept for whoever wants to know why: one file each, readable by their owner only.
 
-A file is NumPy's `.npz`: the inputs under their names, encoded images as bytes under `image-0` and so on, and under
-`about` a JSON text that says when and of which model. The folder is bounded: what does not fit any more is only logged,
-so that the first ones, from before somebody looked, stay.
+A file is NumPy's `.npz`: the inputs under their names (text as the bytes of JSON, so that nothing is pickled), encoded
+images as bytes under `image-0` and so on, and under `about` a JSON text that says when and of which model. The folder
+is bounded: what does not fit any more is only logged, so that the first ones, from before somebody looked, stay.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ import os
 import secrets
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from ganglion.core.log import get_logger
 from ganglion.serving.payload import Payload
@@ -54,8 +56,8 @@ class Quarantine:
         """
         now = datetime.now(UTC)
         about = {"time": now, "model": model, "version": version, "instances": payload.rows, "reason": reason}
-        names = [name for name, _dtype, _shape in payload.kind] if not payload.images else []
-        arrays = {name: payload.column(name) for name in names}
+        names = () if payload.images else payload.tensors or [name for name, _dtype, _shape in payload.kind]
+        arrays = {name: _plain(payload.column(name)) for name in names}
         arrays |= {f"image-{number}": np.frombuffer(image, np.uint8) for number, image in enumerate(payload.images)}
         content = io.BytesIO()
         np.savez(content, about=np.array(orjson.dumps(about).decode()), **arrays)  # type: ignore[arg-type]  # its stub takes the names for its own options
@@ -77,6 +79,10 @@ class Quarantine:
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(content)
         return True
+
+
+def _plain(values: NDArray[Any]) -> NDArray[Any]:
+    return np.frombuffer(orjson.dumps(values.tolist()), np.uint8) if values.dtype.kind == "O" else values
 
 
 def _shown(about: dict[str, object]) -> dict[str, object]:

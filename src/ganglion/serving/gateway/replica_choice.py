@@ -72,9 +72,10 @@ def wait(rows: int, most: int, workers: Sequence[Worker], allowed: float) -> flo
         rate = sum(most / max(worker.latency.predict(most), _INSTANT) for worker in workers)
         begin = min(worker.busy for worker in workers)
         fastest = min(workers, key=lambda worker: worker.latency.predict(last)).latency
+    begin += (rows - last) / rate
     part, longest = _LEAST_RESERVE
-    reserve = min(max(fastest.margin, min(part * allowed, longest)), _RESERVE * allowed)
-    return begin + (rows - last) / rate + fastest.predict(last) + reserve
+    least = min(part * allowed, longest) if begin > 0.0 else 0.0  # what is taken at once waits for nobody
+    return begin + fastest.predict(last) + min(max(fastest.margin, least), _RESERVE * allowed)
 
 
 def share(worker: Worker, others: Sequence[Worker], rows: int, most: int, free: int) -> int:

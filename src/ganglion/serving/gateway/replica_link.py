@@ -17,6 +17,7 @@ from typing import NamedTuple, Protocol, cast
 from ganglion.core.errors import ControlError
 from ganglion.core.log import get_logger
 from ganglion.serving import frames, wire
+from ganglion.serving.begun import Begun, BegunReader, first_number
 from ganglion.serving.gateway.errors import RequestError
 from ganglion.serving.gateway.latency_model import LatencyModel
 from ganglion.serving.gateway.prediction import Part
@@ -37,7 +38,15 @@ _numbers = itertools.count(1)
 _log = get_logger(part="serving.gateway")
 
 
-class _SentBatch(NamedTuple):
+class SentBatch(NamedTuple):
+    """A batch that has not been answered.
+
+    Attributes:
+        number: that no other batch has, of whatever gateway.
+        parts: in it.
+        rows: its instances.
+    """
+
     number: int
     parts: list[Part]
     rows: int
@@ -55,7 +64,7 @@ class LinkOwner(Protocol):
         ...
 
     def link_lost(self, link: ReplicaLink, parts: list[Part], untouched: list[Part]) -> None:
-        """The connection ended while the replica held `parts`, and others that it had not begun."""
+        """The connection ended while the replica was at `parts`, and held others that it had not begun."""
         ...
 
 
@@ -86,7 +95,9 @@ class ReplicaLink(asyncio.Protocol):
         self._owner = owner
         self._transport: asyncio.Transport | None = None
         self._reader = frames.FrameReader()
-        self._sent: deque[_SentBatch] = deque()
+        self._sent: deque[SentBatch] = deque()
+        self._first = first_number()
+        self._page = BegunReader(None)
         self.rows = 0
         self.began = 0.0
         self._connecting = loop.create_task(self._connect())
@@ -102,6 +113,23 @@ class ReplicaLink(asyncio.Protocol):
         return bool(self._sent) and isinstance(self._sent[0].parts[0].payload, CallPayload)
 
     @property
+    def sent(self) -> Sequence[SentBatch]:
+        """The batches themselves, in order."""
+        return self._sent
+
+    @property
+    def begun(self) -> Begun | None:
+        """What the replica is at, also for other gateways; `None` where that cannot be seen."""
+        return self._page.read()
+
+    @property
+    def begun_parts(self) -> list[Part]:
+        """The parts of the batch that it is at; where that cannot be seen, of the first one."""
+        begun = self.begun
+        found = (batch.parts for batch in self._sent if begun is None or batch.number == begun.number)
+        return next(found, [])
+
+    @property
     def parts(self) -> list[Part]:
         """The parts of these batches."""
         return [part for batch in self._sent for part in batch.parts]
@@ -112,10 +140,10 @@ class ReplicaLink(asyncio.Protocol):
         assert len(self._sent) < 2
         if not self._sent:
             self.began = monotonic()
-        number = next(_numbers)
+        number = self._first + next(_numbers)
         payloads = [part.payload for part in parts]
         rows = sum([payload.rows for payload in payloads])
-        self._sent.append(_SentBatch(number, parts, rows))
+        self._sent.append(SentBatch(number, parts, rows))
         self.rows += rows
         buffers = payloads[0].encode(number, payloads[1:])
         if sum([payload.size for payload in payloads]) < _JOINED:
@@ -162,6 +190,7 @@ class ReplicaLink(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)  # uvloop's own class has no common base
         self._reader = frames.FrameReader()
         connection = transport.get_extra_info("socket")
+        self._page = BegunReader.of(connection)
         if connection.family == socket.AF_UNIX:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
         if self.retired:
@@ -182,14 +211,14 @@ class ReplicaLink(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         """The replica is gone, or the link was closed."""
-        sent, self._sent = self._sent, deque()
+        begun, sent = self.begun_parts, self._sent
+        self._sent, self._page = deque(), BegunReader(None)
         self.rows = 0
         self.connected = False
         self._transport = None
         if not self.retired:
             self._connecting = self._loop.create_task(self._connect(again=True))
-        begun = sent.popleft().parts if sent else []
-        self._owner.link_lost(self, begun, [part for batch in sent for part in batch.parts])
+        self._owner.link_lost(self, begun, [part for batch in sent if batch.parts is not begun for part in batch.parts])
         self.stalled = False
 
     def _take(self, answer: wire.Answer, body: memoryview) -> None:
@@ -205,6 +234,9 @@ class ReplicaLink(asyncio.Protocol):
         self.rows -= rows
         self.stalled = False
         now = monotonic()
+        if parts[0].suspect:  # then all are
+            for part in parts:
+                part.took = now - self.began
         if not called:
             self._owner.link_answered(self, rows, now - self.began)
         self.began = now

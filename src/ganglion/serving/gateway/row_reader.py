@@ -13,6 +13,7 @@ import numpy as np
 import simdjson
 from numpy.typing import NDArray
 
+from ganglion.artifacts.elements import element_type
 from ganglion.artifacts.package import Signature, TensorSpec
 from ganglion.serving.payload import Payload
 
@@ -52,7 +53,7 @@ class RowReader:
         self._parser = simdjson.Parser()
         tensor = signature.inputs[0]
         self._tensor = tensor if len(signature.inputs) == 1 and _is_fixed(tensor) else None
-        self._dtype = np.dtype(tensor.dtype)
+        self._dtype = element_type(tensor.dtype)
         self._shape = tensor.shape[1:]
         self._kind = ((tensor.name, self._dtype.str, self._shape),)
         self._least, self._most = _limits(self._dtype)
@@ -133,7 +134,7 @@ class RowReader:
 
 
 def _is_fixed(tensor: TensorSpec) -> bool:
-    return -1 not in tensor.shape[1:] and np.dtype(tensor.dtype).kind in _WIDE
+    return -1 not in tensor.shape[1:] and element_type(tensor.dtype).kind in _WIDE
 
 
 def _limits(dtype: np.dtype[Any]) -> tuple[int, int]:

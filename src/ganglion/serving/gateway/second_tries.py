@@ -27,8 +27,9 @@ _RETRY_AFTER = 1
 class SecondTries:
     """Decides for one version of a model.
 
-    A part that was alone at two replicas that died is their cause, unless they were killed from outside. The gateway
-    sees a death before anybody can say what it was, so such a part is held until that is heard.
+    A part that was alone at two replicas that died is their cause, unless they were killed from outside, or another
+    replica could answer it. The gateway sees a death before anybody can say what it was, so such a part is held until
+    that is heard; also one that nobody waits for any more, since it is kept for whoever wants to know.
 
     Args:
         loop: the gateway's event loop.
@@ -40,8 +41,8 @@ class SecondTries:
         self._loop = loop
         self._version = version
         self._budget = RetryBudget(now)
-        self._outside: dict[str, bool] = {}
-        self._held: list[tuple[Part, float]] = []
+        self._ends: dict[str, ReplicaEnd] = {}
+        self._held: list[tuple[Part, float, bool]] = []
 
     @property
     def holding(self) -> bool:
@@ -52,7 +53,9 @@ class SecondTries:
         """A request came."""
         self._budget.deposit()
 
-    def sort_out(self, replica: str, parts: Sequence[Part], model: ModelRoute, now: float) -> list[Part]:
+    def sort_out(
+        self, replica: str, parts: Sequence[Part], model: ModelRoute, now: float, *, elsewhere: bool = False
+    ) -> list[Part]:
         """Blame what a dead replica was at; returns what is tried again, the rest is answered or held.
 
         Args:
@@ -60,39 +63,49 @@ class SecondTries:
             parts: that it was at.
             model: the model.
             now: monotonic seconds.
+            elsewhere: they are tried elsewhere already: none is tried once more for this death.
         """
         for part in parts:
             part.blame(replica, alone=len(parts) == 1)
-        return [part for part in parts if self._again(part, model, now, min(now + VERDICT_PATIENCE, part.deadline))]
+        patience = now + VERDICT_PATIENCE
+        return [
+            part
+            for part in parts
+            if self._again(part, model, now, patience if part.settled else min(patience, part.deadline), elsewhere)
+        ]
 
     def hear(self, ends: Sequence[ReplicaEnd], model: ModelRoute, now: float) -> list[Part]:
         """Take note of how replicas ended; returns what was held and is tried again."""
-        self._outside = {end.id: end.outside for end in ends}
+        self._ends = {end.id: end for end in ends}
         return self.look(model, now)
 
     def look(self, model: ModelRoute, now: float) -> list[Part]:
         """Decide about what has been held for long enough; returns what is tried again."""
         held, self._held = self._held, []
-        return [part for part, until in held if self._again(part, model, now, until)]
+        return [part for part, until, elsewhere in held if self._again(part, model, now, until, elsewhere)]
 
-    def _again(self, part: Part, model: ModelRoute, now: float, until: float) -> bool:
+    def _again(self, part: Part, model: ModelRoute, now: float, until: float, elsewhere: bool) -> bool:
         """Whether to try a part again; until a moment it may be held, then it is answered."""
-        if part.settled:
+        if part.answered:
             return False
-        blamed = [replica for replica in part.lone_deaths if not self._outside.get(replica, False)]
+        ends = [self._ends.get(replica) for replica in part.lone_deaths]
+        blamed = [end for end in ends if end is None or not end.outside]
         if len(blamed) >= MOST_DEATHS_ALONE:
-            if any(replica not in self._outside for replica in blamed):
+            if None in blamed:
                 if now < until:
-                    self._held.append((part, until))
+                    self._held.append((part, until, elsewhere))
                     return False
-                if part.deadline <= now:
+                if part.deadline <= now and not part.settled:
                     text = (
                         f"The replica ended, and the {part.prediction.allowed:.3g} s that the request allows are over."
                     )
                     part.prediction.fail(RequestError(504, text))
                     return False
-            text = f"This request ended {part.deaths} replicas and is not tried again."
-            self._condemn(part, model, text)
+            hung = all(end is not None and end.hanging for end in blamed)
+            did = f"made {part.deaths} replicas hang" if hung else f"ended {part.deaths} replicas"
+            self._condemn(part, model, f"This request {did} and is not tried again.")
+            return False
+        if part.settled:
             return False
         if part.deaths >= MOST_DEATHS:
             text = f"{part.deaths} replicas ended while they held this request; it is given up."
@@ -100,6 +113,8 @@ class SecondTries:
                 self._condemn(part, model, text)  # killed from outside, but perhaps by the kernel, for their memory
             else:
                 part.prediction.fail(RequestError(500, text))
+            return False
+        if elsewhere:
             return False
         if self._budget.withdraw(now):
             return True

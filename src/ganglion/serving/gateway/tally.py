@@ -27,7 +27,10 @@ CONNECTIONS = MOST_CALLERS
 _PROCESSES, _BEATS = MOST_CALLERS + 1, MOST_CALLERS + 2
 """The rows in which each gateway says which process it is, and that its event loop turns."""
 
-TALLY_BYTES = 8 * MOST_GATEWAYS * (MOST_CALLERS + 3)
+IN_HAND = MOST_CALLERS + 3
+"""The row in which each gateway says, once it is told to end, how many connections wait for an answer."""
+
+TALLY_BYTES = 8 * MOST_GATEWAYS * (MOST_CALLERS + 4)
 """Size of the file; pages that nobody counts in take no memory."""
 
 
@@ -74,7 +77,7 @@ class Tally:
         """A process has ended: it holds no connections, and nobody has to leave any to it."""
         for column, other in enumerate(self.read(_PROCESSES)):
             if other == process:
-                for row in (CONNECTIONS, _BEATS, _PROCESSES):
+                for row in (CONNECTIONS, IN_HAND, _BEATS, _PROCESSES):
                     self._counts[row * MOST_GATEWAYS + column] = 0
 
     def elsewhere(self, row: int) -> int:

@@ -75,7 +75,8 @@ def parse_examples(body: bytes, signature: Signature, image: ImageInput | None) 
 
     Args:
         body: JSON: `{"examples": [{feature: value or list}, ...]}`, optionally `context` with the features that all
-            examples share, and `signature_name`. A feature is the input of that name, its numbers in one flat list.
+            examples share, and `signature_name`. A feature is the input of that name, its numbers or texts in one flat
+            list.
         signature: of the model.
         image: how an encoded image becomes its input, if it takes images; then `image_bytes` is a feature as well.
 
@@ -120,7 +121,7 @@ def _feature(examples: list[dict[str, Any]], tensor: TensorSpec) -> NDArray[Any]
     try:
         return array.reshape(len(rows), *sizes)
     except ValueError as error:
-        text = f"Input {tensor.name!r}: {array.shape[1]} numbers do not fill the shape {list(sizes)}."
+        text = f"Input {tensor.name!r}: {array.shape[1]} values do not fill the shape {list(sizes)}."
         raise RequestError(400, text) from error
 
 

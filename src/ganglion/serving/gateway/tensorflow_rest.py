@@ -15,12 +15,14 @@ import orjson
 
 from ganglion.artifacts.package import ImageInput, Signature, TensorSpec
 from ganglion.core.errors import suggest
+from ganglion.serving.gateway.base64_values import is_encoded
 from ganglion.serving.gateway.endpoint import Endpoint
 from ganglion.serving.gateway.errors import RequestError
 from ganglion.serving.gateway.head import Head
 from ganglion.serving.gateway.instances import IMAGE_KEY, array_of, image_of, is_image
 from ganglion.serving.gateway.json_limits import check_values
 from ganglion.serving.gateway.question import Question, Reply
+from ganglion.serving.gateway.texts import takes_text
 from ganglion.serving.payload import Payload
 from ganglion.serving.routes import VersionRoute
 from ganglion.serving.runtime import Tensors
@@ -44,6 +46,7 @@ _TYPES = {
     "float16": "DT_HALF",
     "float32": "DT_FLOAT",
     "float64": "DT_DOUBLE",
+    "string": "DT_STRING",
 }
 
 
@@ -173,9 +176,9 @@ def check_signature_name(document: Mapping[str, Any]) -> None:
 
 def _rows(instances: Any, signature: Signature, image: ImageInput | None) -> Payload:
     values = _filled_list(instances, "'instances'")
-    if is_image(values[0]) and not _is_input(values[0], signature):
+    if is_image(values[0]) and not _is_input(values[0], signature) and not takes_text(signature):
         return _images(values, image)
-    if isinstance(values[0], dict):
+    if isinstance(values[0], dict) and not _is_only_text(values[0], signature):
         for number, value in enumerate(values):
             _check_names(value, signature, f"Instance {number}")
         return Payload(
@@ -187,7 +190,8 @@ def _rows(instances: Any, signature: Signature, image: ImageInput | None) -> Pay
 
 
 def _columns(inputs: Any, signature: Signature, image: ImageInput | None) -> Payload:
-    if isinstance(inputs, dict) and inputs.keys() == {IMAGE_KEY} and not _is_input(inputs, signature):
+    pictures = not takes_text(signature)
+    if pictures and isinstance(inputs, dict) and inputs.keys() == {IMAGE_KEY} and not _is_input(inputs, signature):
         inputs = inputs[IMAGE_KEY]
     if isinstance(inputs, dict):
         _check_names(inputs, signature, "'inputs'")
@@ -197,7 +201,7 @@ def _columns(inputs: Any, signature: Signature, image: ImageInput | None) -> Pay
             raise RequestError(400, f"The inputs have different numbers of instances: {counts}.")
         return Payload(tensors={tensor.name: array_of(columns[tensor.name], tensor) for tensor in signature.inputs})
     values = _filled_list(inputs, "'inputs'")
-    if is_image(values[0]):
+    if pictures and is_image(values[0]):
         return _images(values, image)
     return Payload(tensors={tensor.name: array_of(values, tensor) for tensor in [_only_input(signature, "column")]})
 
@@ -225,6 +229,12 @@ def _only_input(signature: Signature, what: str) -> TensorSpec:
 def _is_input(value: Mapping[str, Any], signature: Signature) -> bool:
     """Whether the keys are the names of the model's inputs, whatever else they may mean."""
     return value.keys() == {tensor.name for tensor in signature.inputs}
+
+
+def _is_only_text(value: Mapping[str, Any], signature: Signature) -> bool:
+    """Whether it is the text of the only input in base64, and not an object of inputs."""
+    only = len(signature.inputs) == 1 and signature.inputs[0].dtype == "string"
+    return only and is_encoded(value) and not _is_input(value, signature)
 
 
 def _check_names(value: Any, signature: Signature, what: str) -> None:
@@ -255,7 +265,7 @@ def render_predictions(outputs: Tensors, *, columns: bool) -> bytes:
 
 
 def orjson_default(value: Any) -> Any:
-    """What orjson does not write by itself: arrays that are not in C order."""
+    """What orjson does not write by itself: arrays that are not in C order, or text."""
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
     raise TypeError(f"{type(value).__name__} cannot be written as JSON")

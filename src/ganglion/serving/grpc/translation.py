@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 import orjson
 
+from ganglion.serving import byte_elements
 from ganglion.serving.gateway.errors import RequestError
 from ganglion.serving.gateway.open_inference import BYTES, HEADER_LENGTH, PREFIX
 from ganglion.serving.grpc import messages
@@ -144,7 +145,7 @@ def _part(tensor: Any, raw: bytes | None) -> bytes:
         raise RequestError(400, text)
     values = typed[0][1]
     if tensor.datatype == BYTES:
-        return b"".join(len(value).to_bytes(4, "little") + value for value in values)
+        return byte_elements.pack(values)
     try:
         return np.fromiter(values, CONTENTS[tensor.datatype][1], len(values)).tobytes()
     except OverflowError as error:

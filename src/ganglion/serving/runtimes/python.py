@@ -5,6 +5,9 @@ class Predictor:
     def load(self, folder: Path) -> None: ...
     def predict(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]: ...
 ```
+
+Text comes as arrays of `str` (dtype `object`), and goes as these, as lists, or as whatever NumPy makes arrays of `str`
+of.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ganglion.artifacts.elements import element_type
 from ganglion.artifacts.package import PackageManifest
 from ganglion.core.errors import ModelError
 from ganglion.serving.runtime import Tensors
@@ -41,7 +45,7 @@ class PythonRuntime:
             needed = " and ".join(f"{method}()" for method in lacking) or "to be a class"
             raise ModelError(f"{manifest.entry!r} is no predictor: it lacks {needed}.")
         self._entry = manifest.entry
-        self._dtypes = {tensor.name: np.dtype(tensor.dtype) for tensor in manifest.signature.outputs}
+        self._dtypes = {tensor.name: element_type(tensor.dtype) for tensor in manifest.signature.outputs}
         try:
             self._predictor = predictor()
             self._predictor.load(folder)
@@ -73,6 +77,8 @@ class PythonRuntime:
     def _array(self, name: str, value: Any) -> NDArray[Any]:
         """A value as an array; real numbers in the precision of the signature, everything else as it is."""
         try:
+            if self._dtypes[name].kind == "O":
+                return np.asarray(value, object)
             array = np.asarray(value)
         except ValueError as error:
             raise ModelError(f"{self._entry!r} gave no array as output {name!r}: {error}") from error

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # has to be set before the import, which writes about the machine
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # likewise: TensorFlow takes all memory of the GPUs that it sees
 
 import tensorflow  # type: ignore[import-not-found,import-untyped,unused-ignore]  # the package has no types
+from numpy.typing import NDArray
 
 from ganglion.artifacts.package import PackageManifest
 from ganglion.core.errors import ModelError
 from ganglion.serving.runtime import Tensors
+from ganglion.serving.strings import array_of_texts
 
 FOLDER = "saved_model"
 SIGNATURE = "serving_default"
@@ -53,7 +56,7 @@ class TensorFlowRuntime:
         """Call the signature's function."""
         given = {name: tensorflow.constant(inputs[name], dtype=takes.dtype) for name, takes in self._inputs}
         returned = self._function(**given)
-        return {name: returned[name].numpy() for name in self._outputs}
+        return {name: _array(returned[name]) for name in self._outputs}
 
     def settle(self, inputs: Tensors) -> None:
         """Nothing: memory between predictions is not this runtime's."""
@@ -61,6 +64,21 @@ class TensorFlowRuntime:
     def close(self) -> None:
         """Drop the model."""
         del self._function, self._model
+
+
+def _array(tensor: Any) -> NDArray[Any]:
+    """A tensor as an array; TensorFlow has bytes for text.
+
+    Raises:
+        ModelError: they are no text.
+    """
+    values: NDArray[Any] = tensor.numpy()
+    if values.dtype.kind != "O":
+        return values
+    try:
+        return array_of_texts([element.decode() for element in values.reshape(-1).tolist()], values.shape)
+    except UnicodeDecodeError as error:
+        raise ModelError(f"The model gave bytes that are no UTF-8 text: {error}.") from error
 
 
 def _compare(side: str, different: set[str], found: dict[str, object]) -> None:
