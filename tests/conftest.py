@@ -15,8 +15,10 @@ from ganglion.core.log import configure
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 
-# A shell has what it starts in the background ignore Ctrl-C, and so would every process that a test starts.
+# A shell has what it starts in the background ignore Ctrl-C, and nohup the end of the terminal; so would every process
+# that a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Examples take as long as the machine needs: a slow one is no failure.
 settings.register_profile("ganglion", deadline=None)

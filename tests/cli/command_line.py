@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -74,6 +75,15 @@ class CommandLine:
         assert isinstance(shown.exception, UserError), (shown.exception, shown.output)
         assert shown.stdout == ""
         return str(shown.exception)
+
+
+def served_at(service: subprocess.Popen[str]) -> str:
+    """The URL at which `ganglion serve` says that it serves."""
+    assert service.stdout is not None
+    for said in service.stdout:
+        if found := re.match(r"Serving .* at (http://[^ ]+)", said):
+            return found[1]
+    raise AssertionError("it never served")
 
 
 class ProjectWithRuns(CommandLine):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import queue
-import re
 import stat
 import threading
 import time
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import CommandLine
+from command_line import CommandLine, served_at
 from typer.testing import CliRunner
 
 from ganglion.cli.main import make_app
@@ -189,10 +188,7 @@ def service(shop: CommandLine, keys: KeyFile) -> Iterator[Service]:
     keys.limit_anonymous(lambda before: None)
     arguments = ("--port", "0", "--replicas", "1", "--cpu", "0.1", "--keys", keys.path)
     with shop.start("serve", "lights", *arguments) as process:
-        assert process.stdout is not None
-        found = re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline())
-        assert found is not None
-        yield Service(found[0], keys)
+        yield Service(served_at(process), keys)
         process.terminate()
         assert process.wait(60) == 0
 

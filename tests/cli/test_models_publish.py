@@ -5,7 +5,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from command_line import CommandLine
+from command_line import CommandLine, served_at
 
 PREDICTOR = """
 class Doubled:
@@ -34,8 +34,7 @@ def test_a_class_is_published_served_and_answers(line: CommandLine, tmp_path: Pa
     assert "Published doubled version 2 as champion." in said.stdout
     assert "ganglion serve doubled" in said.stdout
     with line.start("serve", "doubled:champion", "--port", "0") as process:
-        assert process.stdout is not None
-        url = next(word for word in process.stdout.readline().split() if word.startswith("http://"))
+        url = served_at(process)
         answer = httpx.post(f"{url}/v1/models/doubled/labels/champion:predict", json={"instances": [1, 2.5]}).json()
         assert answer == {"predictions": [2.0, 5.0]}
         process.terminate()

@@ -78,7 +78,7 @@ def test_after_ctrl_c_it_goes_on_where_it_was(project: CommandLine, readings: Pa
     out = tmp_path / "out"
     line = ("predict", "lights", "--input", readings, "--output", out, "--part", "1B")
     with project.start(*line) as command:
-        while not list(out.glob("part-*")) and command.poll() is None:
+        while len(list(out.glob("part-*"))) < 2 and command.poll() is None:  # then the first is done with
             with pytest.raises(subprocess.TimeoutExpired):
                 command.wait(timeout=0.01)
         command.send_signal(signal.SIGINT)
@@ -90,8 +90,9 @@ def test_after_ctrl_c_it_goes_on_where_it_was(project: CommandLine, readings: Pa
     assert 0 < len(done) < FILES, "it was in the middle"
     again = project(*line)
     assert again.returncode == 0, again.stderr
-    assert re.search(rf"went on after +{len(done)} parts? of an earlier attempt", again.stdout)
-    assert {name: os.stat(out / name).st_mtime_ns for name in done} == done, "these were not written again"
+    kept = [name for name, at in done.items() if os.stat(out / name).st_mtime_ns == at]
+    assert len(kept) >= len(done) - 1, "of the last one it may not have said that it is done"
+    assert re.search(rf"went on after +{len(kept)} parts? of an earlier attempt", again.stdout)
     assert len(rows(out)) == FILES * PER_FILE
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from command_line import CommandLine
+from command_line import CommandLine, served_at
 
 DARK, BRIGHT = [[0, 0], [0, 0]], [[255, 255], [255, 255]]
 
@@ -63,8 +63,7 @@ def test_lines_are_answered_in_order_while_they_come(shop: CommandLine) -> None:
 
 def test_lines_are_answered_through_a_service(shop: CommandLine) -> None:
     with shop.start("serve", "lights", "--port", "0", "--replicas", "1", "--cpu", "0.1") as service:
-        assert service.stdout is not None
-        url = next(word for word in service.stdout.readline().split() if word.startswith("http://"))
+        url = served_at(service)
         with stream(shop, "lights", "--url", url) as process:
             check_a_conversation(process)
         service.terminate()

@@ -140,7 +140,7 @@ def test_what_a_script_leaves_behind_is_awaited(ganglion: CommandLine, place: tu
 @pytest.mark.parametrize(
     ("way", "end"),
     [
-        ("raise", {"state": "failed", "exit": 1, "message": "__main__.OddError: a rank's own words"}),
+        ("raise", {"state": "failed", "exit": 1, "message": "OddError: a rank's own words"}),
         ("memory", {"state": "out of memory", "exit": 1, "error_type": "MemoryError"}),
         ("status", {"state": "failed", "exit": 7, "error_type": "SystemExit"}),
         ("signal", {"state": "killed", "exit": None, "signal": signal.SIGKILL}),
