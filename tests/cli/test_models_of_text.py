@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -36,6 +37,17 @@ def test_lines_of_text_are_answered(line: CommandLine) -> None:
     answers = [json.loads(answer) for answer in done.stdout.splitlines()]
     assert [answer.get("prediction") for answer in answers] == ["GOOD", "Ü", None, "A"]
     assert answers[2]["error"].startswith("Input 'text': a number was given; the model takes text")
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the command that is shown is curl")
+def test_the_command_that_is_shown_asks_it(line: CommandLine) -> None:
+    with line.start("serve", "shout", "--port", "0", "--replicas", "1", "--cpu", "0.1") as service:
+        assert service.stdout is not None
+        curl = next(text.split(maxsplit=1)[1] for text in service.stdout if text.split()[:1] == ["ask"])
+        answer = subprocess.run(curl, shell=True, capture_output=True, text=True, timeout=30, check=True)
+        assert json.loads(answer.stdout) == {"predictions": [""]}
+        service.terminate()
+        assert service.wait(60) == 0
 
 
 def test_a_column_of_text_is_predicted(line: CommandLine, tmp_path: Path) -> None:

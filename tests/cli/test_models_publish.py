@@ -42,6 +42,17 @@ def test_a_class_is_published_served_and_answers(line: CommandLine, tmp_path: Pa
         assert process.returncode == 0
 
 
+def test_the_same_file_given_twice_is_one(line: CommandLine, tmp_path: Path) -> None:
+    (tmp_path / "weights.json").write_text("2")
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "weights.json").write_text("3")
+    source = f"{tmp_path}/doubled.py:Doubled"
+    twice = ("--with", tmp_path / "weights.json", "--with", f"{tmp_path}/more/../weights.json")
+    assert line.json("models", "publish", "doubled", source, *PUBLISH, *twice)["version"] == 1
+    others = ("--with", tmp_path / "weights.json", "--with", tmp_path / "more" / "weights.json")
+    assert "rename one of them" in line.error("models", "publish", "doubled", source, *PUBLISH, *others)
+
+
 def test_an_alias_is_moved_to_a_version(line: CommandLine, tmp_path: Path) -> None:
     for _ in range(2):
         assert line("models", "publish", "doubled", f"{tmp_path}/doubled.py:Doubled", *PUBLISH).returncode == 0
@@ -64,5 +75,8 @@ def test_what_cannot_be_served_is_not_published(line: CommandLine, tmp_path: Pat
     assert "WIDTHxHEIGHT" in line.error("models", "publish", "doubled", source, *PUBLISH, "--image", "big")
     assert "cannot be read" in line.error("models", "publish", "doubled", source, *PUBLISH, "--classes", "@nowhere")
     assert "A number is a version" in line.error("models", "publish", "doubled", source, *PUBLISH, "--alias", "3")
-    assert "name of its own" in line.error("models", "publish", "doubled", source, *PUBLISH, "--classes", "a,a")
+    assert "name of its own" in line.error("models", "publish", "doubled", source, *PUBLISH, "--classes", "a,,b")
+    thousands = ",".join(map(str, range(5000)))
+    said = line.error("models", "publish", "doubled", source, *PUBLISH, "--classes", f"crane,{thousands},crane,maillot")
+    assert "several are called 'crane'. Tell them apart, such as crane_1 and crane_2." in said
     assert json.loads(line("models", "list", "--json").stdout) == []

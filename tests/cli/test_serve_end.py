@@ -18,6 +18,7 @@ import psutil
 import pytest
 from command_line import CommandLine
 
+from ganglion.cli.service import cut_text
 from ganglion.serving.service_client import ServiceClient
 
 NOTHING: dict[str, dict[int, dict[str, str]]] = {"versions": {}}
@@ -204,9 +205,68 @@ def test_ctrl_c_twice_cuts_what_is_in_hand_and_says_so(service: Service) -> None
         os.write(service.terminal, CTRL_C)
         assert service.process.wait(4) == 130
         assert psutil.wait_procs(family, timeout=4)[1] == []
-        assert "Ended at once: 1 request was cut." in service.read_all()
+        said = service.read_all()  # a gateway that had no time to say what it holds is not counted
+        assert re.search(r"Ended at once(: 1 request was cut)?\.", said), said
         with pytest.raises(httpx.HTTPError):
             answer.result(30)
+
+
+@pytest.mark.parametrize(
+    ("in_hand", "said"),
+    [
+        (0, "Ended at once."),
+        (1, "Ended at once: 1 request was cut."),
+        (2, "Ended at once: 2 requests were cut."),
+    ],
+)
+def test_requests_that_are_cut_are_counted(in_hand: int, said: str) -> None:
+    assert cut_text(in_hand) == said
+
+
+def test_hanging_up_after_the_word_to_end_cuts_nothing(service: Service) -> None:
+    with service.on_a_terminal():
+        answer = service.ask(service.read(READY)[1])
+        service.process.terminate()
+        service.read("Answering what is in hand")
+        for _ in range(2):  # a service manager sends one, and so do the shell and the kernel
+            service.process.send_signal(signal.SIGHUP)
+            with pytest.raises(subprocess.TimeoutExpired):
+                service.process.wait(0.2)
+        service.let_go()
+        assert answer.result(30).json() == {"predictions": [[1.0]]}
+        assert service.process.wait(30) == 0
+
+
+def test_who_reads_that_it_serves_may_end_it(service: Service) -> None:
+    with service.on_a_terminal():
+        service.read(READY)
+        service.process.terminate()
+        assert service.process.wait(30) == 0
+        assert "Ended at once" not in service.read_all()
+
+
+def test_ctrl_c_while_it_starts_is_no_traceback(service: Service) -> None:
+    with service.on_a_terminal():
+        process = psutil.Process(service.process.pid)
+        while "ganglion.cli.service" not in process.cmdline():
+            assert service.process.poll() is None
+        os.write(service.terminal, CTRL_C)
+        assert service.process.wait(30) == 130
+        assert "Traceback" not in service.read_all()
+
+
+@pytest.mark.parametrize(("name", "value", "moves"), [("NO_COLOR", "1", True), ("TERM", "dumb", False)])
+def test_a_terminal_gets_what_it_can_show(service: Service, name: str, value: str, moves: bool) -> None:
+    with service.on_a_terminal(HOLD="1", **{"COLUMNS": "14", "TERM": "xterm", name: value}):
+        service.begun()
+        service.read(r"\| load.* 0 s\r" if moves else r"loading patient:1 \.\.\.")
+        service.let_go()
+        said = service.read(READY).string
+    assert ("\x1b[2K" in said) == moves
+    assert re.search(r"\x1b\[\d*m", said) is None, "no colours"
+    turns = re.findall(r"\x1b\[2K([-|/\\] [^\r]+)\r", said)
+    assert bool(turns) == moves
+    assert all(len(turn) < 14 for turn in turns), "a full line would go on in the next"
 
 
 def test_a_terminal_that_is_closed_ends_it_like_ctrl_c(service: Service) -> None:
@@ -228,6 +288,8 @@ def url_of(service: Service) -> str:
         for state in client.states():
             if any(run["state"] == "AVAILABLE" for run in state["models"].get("patient", NOTHING)["versions"].values()):
                 return str(state["url"])
+        with suppress(subprocess.TimeoutExpired):
+            service.process.wait(0.05)
     raise AssertionError("it has ended")
 
 

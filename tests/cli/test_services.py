@@ -178,30 +178,78 @@ def test_a_newer_version_that_cannot_load_is_said_where_the_service_runs(tmp_pat
         service.terminate()
 
 
-def test_logs_are_followed_while_the_service_runs(trouble: Trouble) -> None:
+def test_logs_are_followed_while_the_service_runs(tmp_path: Path) -> None:
+    trouble = Trouble(tmp_path)
     with trouble.start("serve", "prices", "--port", "0", "--replicas", "2", "--cpu", "0.1", "--json") as service:
         assert service.stdout is not None
         url = json.loads(service.stdout.readline())["url"]
+
+        def ask() -> None:
+            assert httpx.post(f"{url}/v1/models/prices:predict", json={"instances": [[1]]}).status_code == 200
+
+        for _ in range(3):
+            ask()
+        shown, answers = [], 0
         with trouble.start("services", "logs", "prices", "--follow", "--tail", "0") as all_of_it:
             assert all_of_it.stdout is not None
             [entry] = ServiceDirectory(trouble.home).entries()
-            answers = 0
+
+            def read_until(wanted: str) -> None:
+                assert all_of_it.stdout is not None
+                for line in all_of_it.stdout:
+                    shown.append(line)
+                    if re.fullmatch(wanted, line):
+                        return
+
             with ThreadPoolExecutor(1) as pool:
-                first = pool.submit(all_of_it.stdout.readline)
-                while not first.done():  # from where on it follows is its own affair
-                    body = {"instances": [[1]]}
-                    assert httpx.post(f"{url}/v1/models/prices:predict", json=body).status_code == 200
-                    answers += 1
-            assert re.fullmatch(r"version 1 replica [01] \| asked\n", first.result())
+                for version in (1, 2):
+                    found = pool.submit(read_until, rf"version {version} replica [01] \| asked\n")
+                    while not found.done():  # from where on it follows is its own affair
+                        ask()
+                        answers += 1
+                    if version == 1:
+                        repository = ModelRepository(trouble.home / "models")
+                        repository.publish("prices", repository.path("prices", 1))
             service.terminate()
             assert service.wait(60) == 0
-            rest = all_of_it.stdout.read()
+            shown += all_of_it.stdout
             assert all_of_it.wait(30) == 0, "it ends with the service"
             assert not entry.is_running
-            assert rest.count("| asked\n") < answers
+        assert {line for line in shown if "are read" in line} >= {
+            f"version 2 replica {number} | prices are read\n" for number in (0, 1)
+        }, "what a newer version writes is shown from its beginning"
+        assert not any(re.match("version 1 .* are read", line) for line in shown)
+        asked = [line for line in shown if re.fullmatch(r"version 1 replica [01] \| asked\n", line)]
+        assert len(asked) <= answers, "those from before are not shown"
     alone = trouble("services", "logs", "prices", "--replica", "1").stdout
     assert "replica 1 | prices are read\n" in alone
     assert "replica 0" not in alone
+
+
+def test_logs_of_the_last_service_are_shown_whatever_else_lies_there(tmp_path: Path) -> None:
+    shop = Shop(tmp_path / "home")
+    for replica, text in (("0", b"one\ntwo\n"), ("1", b"three\n" * 200_000 + b"and a part"), ("x", b"of nobody\n")):
+        folder = shop.home / "jobs" / "serve-old-1-20260102-030405-ab" / f"replica-{replica}" / "1"
+        folder.mkdir(parents=True)
+        (folder / "log").write_bytes(text)
+    assert shop.say("logs", "old", "--tail", "2") == (
+        "version 1 replica 0 | one\nversion 1 replica 0 | two\n"
+        "version 1 replica 1 | three\nversion 1 replica 1 | and a part\n"
+    )
+    assert shop.say("logs", "old", "--replica", "1").count("version 1 replica 1 | three\n") == 200_000
+
+
+def test_only_the_service_that_is_meant_counts(trouble: Trouble) -> None:
+    with trouble.start("serve", "prices", "--port", "0", "--replicas", "1", "--cpu", "0.1", "--json") as service:
+        assert service.stdout is not None
+        url = json.loads(service.stdout.readline())["url"]
+        assert "prices are read" in trouble("services", "logs", "prices", "--url", url).stdout
+        nothing = trouble("services", "logs", "prices", "--tail", "0")
+        assert (nothing.stdout, nothing.stderr) == ("", ""), "something was written"
+        other = "http://127.0.0.1:1"
+        assert f"No service is running at {other}" in trouble.error("services", "logs", "prices", "--url", other)
+        service.terminate()
+        assert service.wait(60) == 0
 
 
 def test_without_a_service_it_says_what_to_do(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from ganglion.core.events import ExitKind, MemberExited
 from ganglion.core.resources import Resources
 from ganglion.serving import services
 from ganglion.serving.controller import QUARANTINE, ModelServer
+from ganglion.serving.options import ServingOptions
 from ganglion.serving.repository import ModelRepository
 
 SMALL = Resources(cpu=0.1)
@@ -115,12 +116,12 @@ def test_poison_ends_in_quarantine_after_two_replicas_and_a_slow_request_that_is
     publish(PREDICTOR)
     server = ModelServer(supervisor, repository, gateway=SMALL)
     try:
-        server.deploy("some", replicas=3, resources=SMALL)
+        server.deploy("some", options=ServingOptions(min_replicas=3, max_replicas=3, resources=SMALL, timeout=8.0))
         ask = Asker(server.url, pool)
         assert {ask(number).result().status_code for number in range(1, 30)} == {200}
         poison = ask(666, within=4.0)
         wait_until(lambda: 'ganglion_retries_total{model="some"} 1' in ask.metrics())
-        slow = ask(-6.5)  # at the third; longer than a replica may hang
+        slow = ask(-6.5)  # at the third; nearly as long as a replica may
         assert poison.result().status_code == 504, poison.result().text
         behind = ask(1, within=0.6).result()
         assert behind.status_code == 503
@@ -148,7 +149,7 @@ def test_a_gateway_blames_no_request_of_its_own_for_one_of_another(
     publish(PREDICTOR)
     server = ModelServer(supervisor, repository, gateway=SMALL, gateways=2)
     try:
-        server.deploy("some", replicas=2, resources=SMALL)
+        server.deploy("some", options=ServingOptions(min_replicas=2, max_replicas=2, resources=SMALL, timeout=8.0))
         ask = Asker(server.url, pool)
         assert {ask(number).result().status_code for number in range(1, 60)} == {200}
         for _ in range(3):

@@ -100,6 +100,22 @@ def test_a_frame_that_is_no_batch_ends_its_connection_alone(connect: Connect) ->
         assert answers(other, 1) == [3]
 
 
+def test_what_a_replica_fails_on_is_not_over() -> None:
+    """Whoever looks at what it has begun finds the cause of its end."""
+    over = []
+
+    def fail(_frame: frames.Frame) -> list[frames.Buffer]:
+        raise MemoryError
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = FrameServer(listener, fail, threading.Event(), answered=lambda: over.append(1))
+    with closing(server), socket.create_connection(listener.getsockname(), PATIENCE) as connection:
+        ask(connection, 4)
+        with pytest.raises(MemoryError):
+            server.run()
+    assert not over
+
+
 def test_what_has_arrived_when_it_is_drained_is_answered() -> None:
     listener = socket.create_server(("127.0.0.1", 0))
     draining = threading.Event()

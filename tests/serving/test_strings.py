@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -79,11 +81,12 @@ def test_payloads_are_cut_joined_and_read_like_numbers(parts: list[list[str]], m
         ((1,), np.array([5]).tobytes() + b"abcd"),
         ((3,), np.array([2, 1, 2]).tobytes() + b"ab"),
         ((1,), np.array([-1]).tobytes() + b"ab"),
+        ((4,), np.array([2**63 - 1, 4 - 2**63, -1, 10]).tobytes() + b"abcdefghij"),
         ((1,), np.array([2]).tobytes() + b"\xff\xfe"),
         ((2,), np.array([1, 2]).tobytes() + "é".encode()),
         ((-1,), strings.encode(texts("a"))),
     ],
-    ids=["short", "long", "end beyond", "back", "negative", "no UTF-8", "half a character", "no shape"],
+    ids=["short", "long", "end beyond", "back", "negative", "around", "no UTF-8", "half a character", "no shape"],
 )
 def test_a_frame_with_other_text_than_it_says_is_refused(shape: tuple[int, ...], body: bytes) -> None:
     with pytest.raises(ControlError):
@@ -251,6 +254,8 @@ def test_checks_of_a_package_compare_text(tmp_path: Path) -> None:
     assert checks is not None
     assert checks.inputs["text"].tolist() == ["good", "ü"]
     checks.compare(outputs)
+    with pytest.raises(ModelError, match="ends with NUL"):
+        write_checks(tmp_path / "more.npz", {"text": texts("a\0")}, outputs)
     with pytest.raises(ModelError, match="output 'loud' of sample 1 is another text"):
         checks.compare(outputs | {"loud": texts("good!", "u!")})
 
@@ -272,7 +277,36 @@ def test_the_client_sends_text_of_any_form(values: Any) -> None:
     assert body.endswith(b"\1\0\0\0a\2\0\0\0\xc3\xbc")
 
 
-@pytest.mark.parametrize("values", [["a", None], np.array([b"a"], object), ["\ud800"]])
+def test_texts_of_lists_stay_what_they_are_and_need_no_room_for_the_longest() -> None:
+    given = ["a\0", *["b"] * 2000, "c" * 100_000]
+    before = tracemalloc_peak(lambda: binary_tensors.encode({"text": given}))
+    assert before < 5e6
+    body, _headers = binary_tensors.encode({"text": [["a\0"], ["b"]]})
+    assert body.endswith(b"\2\0\0\0a\0\1\0\0\0b")
+    outputs, _ = Functions().call(wire.Call("merge", "text_functions:ended", ("0",)), {"0/label": texts("a")}, [])
+    assert outputs["label"].tolist() == ["a\0"]
+
+
+def tracemalloc_peak(call: Callable[[], object]) -> int:
+    """Bytes that a call had at once."""
+    tracemalloc.start()
+    try:
+        call()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_brackets_within_texts_are_no_lists() -> None:
+    text = '[{,"' * 400_000 + "\\"
+    body = orjson.dumps({"instances": [text]})
+    parsed = parse_predict(body, LABEL, None)
+    assert parsed.payload.tensors["text"].tolist() == [text]
+    with pytest.raises(RequestError, match="lists and objects"):
+        parse_predict(b'{"instances":["a"' + b",[]" * 2**20 + b"]}", LABEL, None)
+
+
+@pytest.mark.parametrize("values", [["a", None], ["a", 1.5], ["a", b"b"], np.array([b"a"], object), ["\ud800"]])
 def test_the_client_sends_nothing_that_is_no_text(values: Any) -> None:
     with pytest.raises(UserError, match=r"Input 'text': .* text"):
         binary_tensors.encode({"text": values})

@@ -94,6 +94,14 @@ def test_gateways_hear_that_a_replica_was_ended_because_it_hung(manifest: Packag
     assert run.failed_starts == 0, "they had started"
 
 
+def test_the_last_replica_that_works_is_not_ended_for_hanging(manifest: PackageManifest) -> None:
+    run = started(manifest, 2)
+    assert run.give_up(Hanging("job/replica-1/1", 7.0)) == ("replica-1", 1)
+    assert run.give_up(Hanging("job/replica-0/1", 7.0)) is None
+    alone = started(manifest, 1)
+    assert alone.give_up(Hanging("job/replica-0/1", 7.0)) == ("replica-0", 1), "nothing is left to lose"
+
+
 def test_a_replica_that_goes_leaves_the_routes_before_the_job(manifest: PackageManifest) -> None:
     run = started(manifest, 3)
     run.resize(1)

@@ -14,3 +14,8 @@ def joined(parts: list[dict[str, Any]]) -> dict[str, Any]:
 
 def objects(parts: list[dict[str, Any]]) -> dict[str, Any]:
     return {"label": np.array([object() for _ in parts])}
+
+
+def ended(parts):
+    """Text behind which something is that NumPy's own text cannot hold."""
+    return {"label": [f"{text}\0" for text in parts[0]["label"]]}

@@ -90,10 +90,15 @@ def write_checks(path: Path, inputs: Arrays, outputs: Arrays, *, tolerance: floa
         inputs: at least one sample, by the names of the signature.
         outputs: what the model gave for them.
         tolerance: largest absolute difference of an element; room for another library or processor.
+
+    Raises:
+        ModelError: a text ends with NUL, which the file cannot keep.
     """
     named = {f"input/{name}": values for name, values in inputs.items()}
     named |= {f"output/{name}": values for name, values in outputs.items()}
-    # What NumPy has for text of one length needs no pickle; zeros at its end would be lost, which no sample needs.
+    if any(text.endswith("\0") for values in named.values() if values.dtype.kind == "O" for text in values.flat):
+        raise ModelError("A text of a check ends with NUL, which the file of checks cannot keep; take another sample.")
+    # What NumPy has for text of one length needs no pickle.
     named = {name: values.astype(str) if values.dtype.kind == "O" else values for name, values in named.items()}
     with path.open("wb") as file:
         np.savez(file, allow_pickle=False, **{_TOLERANCE: np.float64(tolerance)}, **named)

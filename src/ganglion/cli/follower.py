@@ -50,6 +50,17 @@ class Follower:
 
     def _write(self, member: str, attempt: int, lines: bytes) -> None:
         label = f"{member:{self._width}}" + (f" attempt {attempt}" if attempt > 1 else "")
-        for line in lines.decode(errors="replace").split("\n"):
-            on_terminal = line.rstrip("\r").rpartition("\r")[2]  # a progress bar writes over itself
-            self._out.write(f"{label} | {on_terminal}\n")
+        write_lines(self._out, label, lines.split(b"\n"))
+
+
+def write_lines(out: TextIO, label: str, lines: Iterable[bytes]) -> None:
+    """Write lines of a log as a terminal would leave them.
+
+    Args:
+        out: where to.
+        label: that is put before each.
+        lines: without their ends.
+    """
+    for line in lines:
+        on_terminal = line.decode(errors="replace").rstrip("\r").rpartition("\r")[2]  # a bar writes over itself
+        out.write(f"{label} | {on_terminal}\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,9 @@ from ganglion.platform import Platform
 
 if TYPE_CHECKING:
     from ganglion.serving.repository import ModelRepository
+
+_SHOWN = 5
+"""Names that a message holds at most."""
 
 Source = Annotated[
     str,
@@ -149,6 +153,12 @@ def _class_names(text: str) -> tuple[str, ...]:
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"The names of the classes cannot be read from {text[1:]}: {error}") from error
         names = tuple(line.strip() for line in lines if line.strip())
-    if "" in names or len(set(names)) < len(names):
-        raise UserError(f"Each class needs a name of its own; given are {', '.join(map(repr, names))}.")
+    if "" in names:
+        raise UserError(f"Each class needs a name of its own; that of class {names.index('')} is empty.")
+    if shared := [name for name, count in Counter(names).items() if count > 1]:
+        more = f" and {len(shared) - _SHOWN} more" if len(shared) > _SHOWN else ""
+        raise UserError(
+            f"Each class needs a name of its own; several are called {', '.join(map(repr, shared[:_SHOWN]))}{more}. "
+            f"Tell them apart, such as {shared[0]}_1 and {shared[0]}_2."
+        )
     return names

@@ -57,6 +57,7 @@ def predict_batch(model: str, wish: BatchWish, *, json_: bool) -> None:
         json_: whether a program reads.
     """
     from ganglion.pipelines.prediction.driver import BATCH, predict_source
+    from ganglion.pipelines.prediction.folder import PredictionFolder
 
     if not wish.output or "://" in wish.output:
         raise UserError("Say with --output FOLDER where the predictions go: a folder that every worker can reach.")
@@ -87,7 +88,7 @@ def predict_batch(model: str, wish: BatchWish, *, json_: bool) -> None:
                     platform.repository, model, source, output, run=runner, progress=tell, **options
                 )
             except KeyboardInterrupt:
-                kept = counted(len(list(output.glob("part-*"))), "part")
+                kept = counted(PredictionFolder(output).finished(), "part")
                 out.print(f"Interrupted with {kept} in {escape(str(output))}.", soft_wrap=True)
                 out.print("The same command goes on where it was.")
                 raise

@@ -272,7 +272,8 @@ def _memory(text: str) -> int:
         raise UserError(f"--memory: {error}") from None
     if size >= LEAST_MEMORY:
         return size
-    hint = f" Did you mean {text}GiB?" if text.isdigit() and 0 < int(text) < 1024 else ""
+    unit = "GiB" if size < 64 else "MiB"
+    hint = f" Did you mean {text}{unit}?" if text.isdigit() and 0 < size < LEAST_MEMORY // 1024 else ""
     raise UserError(
         f"--memory {text} is {format_size(size)}, and a replica needs at least {format_size(LEAST_MEMORY)}.{hint}"
     )

@@ -7,6 +7,7 @@ reads what it says: its output may be closed, and a terminal may go away.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import threading
 import time
@@ -49,7 +50,9 @@ class Announcer:
 
     def __init__(self, *, json: bool = False) -> None:
         self._json = json
-        self._lively = not json and sys.stdout is not None and sys.stdout.isatty()
+        on_terminal = sys.stdout is not None and sys.stdout.isatty()
+        self._lively = not json and on_terminal and os.environ.get("TERM") != "dumb"
+        self._coloured = self._lively and not os.environ.get("NO_COLOR")
         self._guard = threading.Lock()
 
     @contextmanager
@@ -64,23 +67,26 @@ class Announcer:
         def turn() -> None:
             count = 0
             while not over.wait(_INTERVAL if count else _PATIENCE):
-                turning = _TURNING[count % len(_TURNING)]
+                head = f"{_TURNING[count % len(_TURNING)]} loading {model} "
+                seconds = f"{time.monotonic() - begun:.0f} s"
+                head = head[: max(0, _width() - len(seconds))]
                 # the cursor is left where the line begins: what a log writes meanwhile does not begin in its middle
-                self._write(f"{_NEW_LINE}{turning} loading {model} {_DIM}{time.monotonic() - begun:.0f} s{_PLAIN}\r")
+                self._write(f"{_NEW_LINE}{head}{self._styled(_DIM, seconds)}\r")
                 count += 1
 
         turning = threading.Thread(target=turn, name="ganglion-loading", daemon=True)
-        if self._lively:
-            self._write(f"loading {model} ...\r")
-            turning.start()
-        else:
-            self.say(f"loading {model} ...")
         try:
+            if self._lively:
+                self._write(f"loading {model} ..."[: _width()] + "\r")
+                turning.start()
+            else:
+                self.say(f"loading {model} ...")
             yield
         finally:
             over.set()
-            if self._lively:
+            if turning.is_alive():
                 turning.join()
+            if self._lively:
                 self._write(_NEW_LINE)
         self.say(f"{self._styled(_GREEN, model)} ready in {time.monotonic() - begun:.1f} s")
 
@@ -115,7 +121,7 @@ class Announcer:
             self._write(f"{line}\n")
 
     def _styled(self, style: str, text: str) -> str:
-        return f"{style}{text}{_PLAIN}" if self._lively else text
+        return f"{style}{text}{_PLAIN}" if self._coloured else text
 
     def _write(self, text: str) -> None:
         with self._guard:
@@ -125,6 +131,11 @@ class Announcer:
                     sys.stdout.flush()
             except (OSError, ValueError):  # nobody reads any more, and requests are still answered
                 _say_nothing_more()
+
+
+def _width() -> int:
+    """Characters that a line may have and still be overwritten: one that is full may go on in the next one."""
+    return shutil.get_terminal_size().columns - 1
 
 
 def _say_nothing_more() -> None:

@@ -6,8 +6,10 @@ Python anew in its own process, with what was said as plain data, and a service 
 
 from __future__ import annotations
 
+import io
 import math
 import os
+import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
 
 _SHORT = 16
 """Numbers of an instance up to which an example is written out."""
+
+_ZEROS: dict[str, object] = {"bool": False, "string": ""}
+"""What stands for zero where it is not the number, by type."""
 
 
 class ServiceOrder(Config, frozen=True, kw_only=True):
@@ -70,7 +75,11 @@ def become(order: ServiceOrder) -> NoReturn:
         text = msgspec.json.encode(order, enc_hook=str).decode()
     except UnicodeEncodeError as error:
         raise UserError(f"A path is not written in UTF-8: {error.object!r}. Give it another name.") from None
-    os.execv(sys.executable, [sys.executable, *(() if here else ("-P",)), "-m", "ganglion.cli.service", text])
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # Ctrl-C waits until `EndSignals` takes it
+    try:
+        os.execv(sys.executable, [sys.executable, *(() if here else ("-P",)), "-m", "ganglion.cli.service", text])
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def serve(order: ServiceOrder) -> None:
@@ -95,7 +104,7 @@ def serve(order: ServiceOrder) -> None:
             )
             with (
                 callers_followed(server, platform.folder, order.callers) as limited,
-                platform.take_commands(server, signals.over.set),
+                platform.take_commands(server, signals.end),
             ):
                 served = []
                 for model, (name, version) in zip(order.models, models, strict=True):
@@ -104,21 +113,29 @@ def serve(order: ServiceOrder) -> None:
                     shown = example(server.url, name, platform.repository.manifest(name, version))
                     served.append(Served(name=name, version=version, example=shown))
                 grpc = server.grpc.address if server.grpc is not None else None
-                announcer.ready(server.url, grpc, served, limited=limited)
                 give_back_memory()
+                signals.be_patient()  # who reads that it serves may end it at once
+                announcer.ready(server.url, grpc, served, limited=limited)
                 signals.wait()
             announcer.say("Answering what is in hand, then ending. Ctrl-C again cuts it.")
             server.close()
         except Interrupted:
             signals.release()
             if server is not None:
-                in_hand = server.in_hand
-                if in_hand:
-                    announcer.say(f"Ended at once: {in_hand} request{'s were' if in_hand > 1 else ' was'} cut.")
-                else:
-                    announcer.say("Ended at once.")
+                announcer.say(cut_text(server.in_hand))
                 server.close(timeout=0.0)
             raise
+
+
+def cut_text(in_hand: int) -> str:
+    """What is said of an end that waits for nothing.
+
+    Args:
+        in_hand: requests that are not answered.
+    """
+    if not in_hand:
+        return "Ended at once."
+    return f"Ended at once: {in_hand} request{'s were' if in_hand > 1 else ' was'} cut."
 
 
 def example(url: str, name: str, manifest: PackageManifest) -> str:
@@ -131,15 +148,15 @@ def example(url: str, name: str, manifest: PackageManifest) -> str:
     inputs = manifest.signature.inputs
     if sum(math.prod(map(abs, tensor.shape[1:])) for tensor in inputs) > _SHORT:
         return f"curl {address}/metadata"
-    zeros = {tensor.name: _zeros(tuple(map(abs, tensor.shape[1:])), tensor.dtype == "bool") for tensor in inputs}
+    zeros = {tensor.name: _zeros(tuple(map(abs, tensor.shape[1:])), _ZEROS.get(tensor.dtype, 0)) for tensor in inputs}
     instance = zeros if len(zeros) > 1 else zeros[inputs[0].name]
     return f"curl -d '{msgspec.json.encode({'instances': [instance]}).decode()}' {address}:predict"
 
 
-def _zeros(shape: tuple[int, ...], false: bool) -> object:
+def _zeros(shape: tuple[int, ...], zero: object) -> object:
     if not shape:
-        return False if false else 0
-    return [_zeros(shape[1:], false) for _ in range(shape[0])]
+        return zero
+    return [_zeros(shape[1:], zero) for _ in range(shape[0])]
 
 
 def _deploy(server: ModelServer, model: str, order: ServiceOrder) -> int:
@@ -172,6 +189,8 @@ def _open_standard_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name is told also where there are no signs for it
 
 
 if __name__ == "__main__":

@@ -6,11 +6,15 @@ import os
 import re
 import sys
 import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ganglion.cli.follower import write_lines
 from ganglion.core.errors import ControlError, NotFoundError, UserError, suggest
 from ganglion.core.project import find_folder
 
@@ -19,6 +23,9 @@ if TYPE_CHECKING:
 
 _INTERVAL = 0.2
 """Seconds between two looks at what was written."""
+
+_PIECE = 2**20
+"""Bytes of a log that are read at once."""
 
 _JOBS_INTERVAL = 1.0
 """Seconds between two looks for versions that have come."""
@@ -60,7 +67,7 @@ def logs(
     except BrokenPipeError:  # who read it has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit from None
-    if shown.logs and not shown.lines:
+    if shown.logs and all(log.is_empty for log in shown.logs.values()):
         sys.stderr.write(f"Nothing was written to {', '.join(map(str, shown.logs))}.\n")
     if not shown.logs:
         which = f"replica {replica} of {reference}" if replica is not None else f"any replica of {reference}"
@@ -89,6 +96,8 @@ class _Source:
         try:
             self._entry: ServiceEntry | None = ServiceClient(project).find(self._name, url)
         except NotFoundError:
+            if url is not None:
+                raise  # the service that is meant is not the last one
             self._entry = None
         self._jobs: list[tuple[str, Path]] = []
         self._looked = 0.0
@@ -138,7 +147,8 @@ class _Source:
                 continue
             names.add(about["name"])
             if about["name"] == self._name and self._version in ("", about["version"]):
-                found.append((path.stat().st_mtime, about["version"], path))
+                with suppress(FileNotFoundError):  # 'ganglion clean' may run meanwhile
+                    found.append((path.stat().st_mtime, about["version"], path))
         if not found:
             raise NotFoundError(f"Nothing has written a log of model {self._name!r}. {suggest(self._name, names)}")
         _at, version, path = max(found)
@@ -146,6 +156,7 @@ class _Source:
 
 
 _JOB = re.compile(r"serve-(?P<name>.+)-(?P<version>\d+)-\d{8}-\d{6}-[0-9a-f]+")
+_PLACE = re.compile(r"replica-(?P<number>\d+)/(?P<attempt>\d+)/log")
 
 
 class _Log:
@@ -164,22 +175,35 @@ class _Log:
         self._position = 0
         self._rest = b""
 
-    def show(self, *, last: bool) -> int:
-        """Write the lines that are new, with `last` also one that has no end yet; returns how many."""
-        with self._path.open("rb") as file:
-            file.seek(self._position)
-            data = self._rest + file.read()
-            self._position = file.tell()
-        *lines, self._rest = data.split(b"\n")
-        if last and self._rest:
-            lines, self._rest = [*lines, self._rest], b""
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was found in it, shown or not."""
+        return self._position == 0
+
+    def show(self, *, last: bool) -> None:
+        """Write the lines that are new, with `last` also one that has no end yet."""
+        lines: Iterable[bytes] = self._new(last=last)
         if self._tail is not None:
-            lines, self._tail = lines[max(0, len(lines) - self._tail) :], None
-        for line in lines:
-            on_terminal = line.decode(errors="replace").rstrip("\r").rpartition("\r")[2]  # a bar writes over itself
-            sys.stdout.write(f"{self._label} | {on_terminal}\n")
+            lines, self._tail = deque(lines, maxlen=self._tail), None
+        write_lines(sys.stdout, self._label, lines)
         sys.stdout.flush()
-        return len(lines)
+
+    def _new(self, *, last: bool) -> Iterator[bytes]:
+        """The lines that are new; a file that was removed has none, and one that was emptied begins anew."""
+        with suppress(FileNotFoundError):
+            size = self._path.stat().st_size
+            if size < self._position:
+                self._position, self._rest = 0, b""
+            if size > self._position:
+                with self._path.open("rb") as file:
+                    file.seek(self._position)
+                    while piece := file.read(_PIECE):
+                        self._position += len(piece)
+                        *lines, self._rest = (self._rest + piece).split(b"\n")
+                        yield from lines
+        if last and self._rest:
+            yield self._rest
+            self._rest = b""
 
 
 class _Shown:
@@ -187,31 +211,35 @@ class _Shown:
 
     Args:
         replica: number of the only one; `None` for all.
-        tail: lines at the end of each log; `None` for all.
+        tail: lines at the end of each log that is there at the first look; `None` for all.
 
     Attributes:
         logs: that were found.
-        lines: that were written.
     """
 
     def __init__(self, replica: int | None, tail: int | None) -> None:
         self.logs: dict[Path, _Log] = {}
-        self.lines = 0
-        self._replica = "*" if replica is None else str(replica)
+        self._replica = replica
         self._tail = tail
 
     def look(self, jobs: list[tuple[str, Path]], *, last: bool = False) -> None:
         """Show what is new in the logs of these jobs."""
         for version, job in jobs:
-            for path in sorted(job.glob(f"replica-{self._replica}/*/log"), key=_place):
+            places = ((_place(path), path) for path in job.glob("replica-*/*/log"))
+            for place, path in sorted((place, path) for place, path in places if place is not None):
+                number, attempt = place
+                if self._replica not in (None, number):
+                    continue
                 if path not in self.logs:
-                    number, attempt = _place(path)
                     again = f" attempt {attempt}" if attempt > 1 else ""
                     label = f"version {version} replica {number}{again}"
                     self.logs[path] = _Log(path, label, self._tail)
-                self.lines += self.logs[path].show(last=last)
+                self.logs[path].show(last=last)
+        if jobs:
+            self._tail = None  # whoever comes later is shown from the beginning
 
 
-def _place(path: Path) -> tuple[int, int]:
-    """Number and attempt of a replica, of `replica-0/1/log`."""
-    return int(path.parts[-3].rpartition("-")[2]), int(path.parts[-2])
+def _place(path: Path) -> tuple[int, int] | None:
+    """Number and attempt of a replica, of `replica-0/1/log`; nothing of a path that is not so."""
+    found = _PLACE.fullmatch("/".join(path.parts[-3:]))
+    return (int(found["number"]), int(found["attempt"])) if found else None

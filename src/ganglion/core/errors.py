@@ -62,7 +62,8 @@ class OptionError(UserError):
         if not self.names:
             return UserError(str(self))
         names = "|".join(map(re.escape, self.names))
-        return UserError(re.sub(rf"(?<!['\w])({names})(?!['\w])", lambda found: rename(found[1]), str(self)))
+        pattern = rf"(?<!\w)'[^']*'|(?<![\w.-])({names})(?![\w-])"  # what somebody gave is quoted, and stays
+        return UserError(re.sub(pattern, lambda found: rename(found[1]) if found[1] else found[0], str(self)))
 
 
 class SpecError(UserError):

@@ -119,7 +119,7 @@ def _kind(evidence: Evidence, reason: StopReason | None) -> tuple[ExitKind, str]
         detail = report.message if report else evidence.note
         return ExitKind.OUT_OF_MEMORY, f"out of memory: {detail}".rstrip(": ")
     if report and not report.succeeded:
-        return ExitKind.EXCEPTION, _said(report)
+        return ExitKind.EXCEPTION, error_text(report.error_type, report.message)
     if evidence.signal is not None:
         return ExitKind.KILLED, f"killed by {_signal_name(evidence.signal)}"
     if evidence.code == 0:
@@ -129,11 +129,17 @@ def _kind(evidence: Evidence, reason: StopReason | None) -> tuple[ExitKind, str]
     return ExitKind.LOST, evidence.note or "nobody saw how it ended"
 
 
-def _said(report: AgentReport) -> str:
-    """An error for a person: one of ours by its text, any other by the last part of its name as well."""
-    module, _dot, name = (report.error_type or "").rpartition(".")
-    ours = module == errors.__name__ and report.message
-    return report.message if ours else f"{name}: {report.message}".rstrip(": ")
+def error_text(error_type: str | None, message: str) -> str:
+    """An error for a person: one of ours by its text, any other by the last part of its name as well.
+
+    Args:
+        error_type: qualified name of the exception, if it is known.
+        message: its text.
+    """
+    module, _dot, name = (error_type or "").rpartition(".")
+    if message and (not name or module == errors.__name__):
+        return message
+    return f"{name}: {message}".rstrip(": ")
 
 
 def _signal_name(number: int) -> str:

@@ -13,6 +13,7 @@ import os
 import socket
 import struct
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -79,27 +80,18 @@ def first_number() -> int:
     return os.getpid() << _COUNTED
 
 
-def is_forsaken(number: int) -> bool:
-    """Whether the gateway whose batch has this number is gone, and everybody who waited for it."""
-    try:
-        os.kill(number >> _COUNTED, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:  # it lives, and is somebody else's
-        return False
-    return False
-
-
 def _find(connection: socket.socket) -> mmap.mmap | None:
     if connection.family != socket.AF_UNIX or not hasattr(socket, "SO_PEERCRED"):
         return None
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     folder = Path(f"/proc/{_CREDENTIALS.unpack(credentials)[0]}/fd")
     try:
-        for entry in folder.iterdir():
+        entries = list(folder.iterdir())
+    except OSError:  # it has just ended, or is not ours to look at
+        return None
+    for entry in entries:
+        with suppress(OSError, ValueError):  # it was closed meanwhile, perhaps
             if os.readlink(entry).startswith(f"/memfd:{_NAME}"):
                 with entry.open("rb") as file:
                     return mmap.mmap(file.fileno(), _PAGE.size, prot=mmap.PROT_READ)
-    except OSError:  # it has just ended, or is not ours to look at
-        return None
     return None

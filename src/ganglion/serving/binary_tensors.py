@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ganglion.core.errors import UserError
 from ganglion.serving import byte_elements
 from ganglion.serving.gateway.open_inference import BYTES, DATATYPES, HEADER_LENGTH
-from ganglion.serving.strings import array_of_texts, problem
+from ganglion.serving.strings import array_of_lists, array_of_texts, problem
 
 _NAMES = {datatype: name for name, datatype in DATATYPES.items() if datatype != BYTES}
 
@@ -29,7 +29,7 @@ def encode(inputs: Mapping[str, Any]) -> tuple[bytes, dict[str, str]]:
     """
     described, parts = [], []
     for name, given in inputs.items():
-        values = np.ascontiguousarray(given)
+        values = np.ascontiguousarray(array_of_lists(given))
         text = values.dtype.kind in "UO"
         if not text and values.dtype.name not in DATATYPES:
             raise UserError(f"Input {name!r} is {values.dtype}; what can be sent is {', '.join(DATATYPES)}.")

@@ -20,7 +20,7 @@ from ganglion.core.errors import DataError, GanglionError, ModelError
 from ganglion.core.log import get_logger
 from ganglion.core.registry import load_object
 from ganglion.serving.runtime import Tensors
-from ganglion.serving.strings import problem
+from ganglion.serving.strings import array_of_lists, problem
 from ganglion.serving.wire import Call, Failure
 
 PARTS = "parts"
@@ -124,7 +124,7 @@ def _outputs(given: Any) -> Tensors:
 
 
 def _array(values: Any) -> NDArray[Any]:
-    array = np.asarray(values)
+    array = array_of_lists(values)
     return array.astype(object) if array.dtype.kind == "U" else array
 
 

@@ -206,7 +206,9 @@ def _joined(found: Mapping[str, Path], more: Mapping[str, Path]) -> dict[str, Pa
         UserError: two different files have the same name there.
     """
     for name in sorted(found.keys() & more.keys()):
-        raise UserError(f"Both {found[name]} and {more[name]} would be {name!r} in the package; rename one of them.")
+        one, other = found[name], more[name]
+        if one.resolve() != other.resolve():
+            raise UserError(f"Both {one} and {other} would be {name!r} in the package; rename one of them.")
     return {**found, **more}
 
 

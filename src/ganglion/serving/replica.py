@@ -193,8 +193,9 @@ class FrameServer:
                 self._answer(connection, frame)
 
     def _answer(self, connection: socket.socket, frame: frames.Frame) -> None:
+        buffers = self._respond(frame)  # what fails here is at fault: it stays begun, also when the process has ended
         try:
-            _send(connection, self._respond(frame))
+            _send(connection, buffers)
         finally:
             self._answered()
 

@@ -68,9 +68,8 @@ def decode(shape: Sequence[int], body: memoryview, start: int) -> tuple[NDArray[
         raise ValueError(f"{list(shape)} is no shape")
     ends = np.frombuffer(body, _END, math.prod(shape), start)
     start += ends.nbytes
-    lengths = np.diff(ends, prepend=0)
     total = int(ends[-1]) if len(ends) else 0
-    if (len(ends) and int(lengths.min()) < 0) or total > body.nbytes - start:
+    if (len(ends) and (int(ends[0]) < 0 or bool((ends[1:] < ends[:-1]).any()))) or total > body.nbytes - start:
         raise ValueError(f"its texts have other lengths than the {body.nbytes - start} bytes that are there")
     data = body[start : start + total]
     bounds = [0, *ends.tolist()]
@@ -80,6 +79,14 @@ def decode(shape: Sequence[int], body: memoryview, start: int) -> tuple[NDArray[
     else:
         texts = [str(data[begin:end], "utf-8") for begin, end in pairwise(bounds)]
     return array_of_texts(texts, shape), start + total
+
+
+def array_of_lists(given: Any) -> NDArray[Any]:
+    """What NumPy makes of lists, but with text as `str`: NumPy's own is all as long as the longest, and loses NULs."""
+    first = given
+    while isinstance(first, list | tuple) and first:
+        first = first[0]
+    return np.asarray(given, object if isinstance(first, str) else None)
 
 
 def array_of_texts(texts: Sequence[str], shape: Sequence[int]) -> NDArray[Any]:

@@ -135,6 +135,9 @@ class VersionRun:
             The member and the attempt that are to be ended; `None` where it is none of the ready ones here, or is
             given up already.
         """
+        working = {self._id(member, self.replicas[member][0]) for member in self.ready} - self._hanging
+        if len(working) == 1 < self.wanted - self.crowded:
+            return None  # the last one goes when another has come: it is told of again
         for member, (attempt, _endpoint) in self.replicas.items():
             id_ = self._id(member, attempt)
             if id_ == hanging.replica and id_ not in self._hanging:

@@ -15,6 +15,7 @@ from ganglion.core.errors import GanglionError, NotFoundError, SpecError, sugges
 from ganglion.core.events import Event, Exit, ExitKind, MemberReported, MemberSampled
 from ganglion.core.registry import add_to_path
 from ganglion.core.run_events import MetricReported, ModelPublished, ResourcesSampled, StepNoted
+from ganglion.execution.exits import error_text
 from ganglion.execution.member import Member, Membership, Peer, current_member, set_current_member
 from ganglion.execution.outcome import Outcome, OutcomeState
 from ganglion.execution.rendezvous import environment, hold_port
@@ -178,11 +179,11 @@ def _run_here(spec: AnySpec, listener: Callable[[Event], None], clock: Clock) ->
         try:
             value = spec.entry.load()(**spec.arguments)
         except Exception as error:  # noqa: BLE001  # whatever the entry raises is its report
-            kind = type(error)
+            error_type = f"{type(error).__module__}.{type(error).__qualname__}"
             exit_ = Exit(
                 kind=ExitKind.EXCEPTION,
-                message=f"{kind.__qualname__}: {error}",
-                error_type=f"{kind.__module__}.{kind.__qualname__}",
+                message=error_text(error_type, str(error)),
+                error_type=error_type,
                 traceback=traceback.format_exc(),
             )
             return Outcome(

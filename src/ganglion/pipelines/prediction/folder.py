@@ -244,6 +244,10 @@ class PredictionFolder:
         """The report of a piece that is done."""
         return _read(self._done(piece), Report) if self.part(piece, form).is_file() else None
 
+    def finished(self) -> int:
+        """How many pieces are done, and will not be computed again."""
+        return len(list((self._work / "done").glob("*.json")))
+
     def note(self, piece: int, advance: Advance) -> None:
         """Leave how far a piece is; nothing is lost with it."""
         path = self._under_way(piece)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from ganglion.core.log import get_logger
-from ganglion.serving.begun import is_forsaken
+from ganglion.serving.begun import Begun
 from ganglion.serving.gateway.batch_metrics import BatchMetrics
 from ganglion.serving.gateway.latency_model import LatencyModel
-from ganglion.serving.gateway.replica_link import ReplicaLink, SentBatch
-from ganglion.serving.hanging import Hanging, Held, allowed, hanging_since
-from ganglion.serving.payload import CallPayload
+from ganglion.serving.gateway.replica_link import ReplicaLink
+from ganglion.serving.hanging import Hanging, allowed, hanging_since
 from ganglion.serving.routes import ModelRoute
 
 _STALLED = 1.0
@@ -21,6 +20,9 @@ _STALLED_TIMES = 10.0
 
 _STALLED_UNKNOWN = 10.0
 """Seconds that it may while nothing is known of how long a batch takes."""
+
+_ASLEEP = 3.0
+"""Seconds between two looks after which all processes are held to have been stopped, as with a machine that slept."""
 
 _log = get_logger(part="serving.gateway")
 
@@ -41,6 +43,7 @@ class HangingWatch:
         self._measured = measured
         self._last: dict[str, float] = {}
         self._told: set[str] = set()
+        self._looked = self._awake = 0.0
 
     def has_stalled(self, link: ReplicaLink, now: float) -> bool:
         """Whether a replica has held a batch for so long that it is tried at another one as well.
@@ -62,37 +65,29 @@ class HangingWatch:
             now: monotonic seconds.
         """
         last, self._last = self._last, {}
+        if self._looked and now - self._looked > _ASLEEP:
+            self._awake = now  # what a replica is at cannot count from before
+        self._looked = now
         found = []
         for link in links:
             if not link.batches:
                 continue
             begun = link.begun
-            held = [self._held(link, batch, model) for batch in link.sent]
-            forsaken = begun is not None and begun.number > 0 and is_forsaken(begun.number)
-            since = hanging_since(held, begun, forsaken, now)
+            if begun is not None:
+                begun = Begun(begun.number, max(begun.since, self._awake))
+            promised = self._latency.promise(link.rows) if self._latency.observed else 0.0
+            patience = allowed(promised, model.timeout)
+            since = hanging_since(max(link.began, self._awake), begun, patience, now)
             if since is None:
                 continue
             replica = link.route.id
             self._last[replica] = since
             if last.get(replica) == since:
-                hanging = Hanging(replica, now - (link.began if begun is None else max(link.began, begun.since)))
+                hanging = Hanging(replica, now - since)
                 found.append(hanging)
                 self._tell(link, hanging)
         self._told.intersection_update(self._last)
         return found
-
-    def _held(self, link: ReplicaLink, batch: SentBatch, model: ModelRoute) -> Held:
-        wanted = any(not part.settled for part in batch.parts)
-        if isinstance(batch.parts[0].payload, CallPayload):
-            return Held(batch.number, max(link.began, batch.parts[0].deadline), allowed(0.0, model.timeout), wanted)
-        promised = self._latency.promise(batch.rows) if self._latency.observed else None
-        took = max(part.took for part in batch.parts)
-        if promised is not None and took > promised:
-            promised = took  # one that takes long everywhere is not what a replica hangs on
-        seconds = allowed(promised, model.timeout)
-        if link.begun is None and model.gateways > 1:  # it may be at another one's batch, for which somebody waits
-            seconds = max(seconds, model.timeout)
-        return Held(batch.number, link.began, seconds, wanted)
 
     def _tell(self, link: ReplicaLink, hanging: Hanging) -> None:
         if hanging.replica in self._told:

@@ -19,7 +19,7 @@ from ganglion.serving.gateway.load_meter import LoadMeter
 from ganglion.serving.gateway.metrics import Metrics
 from ganglion.serving.gateway.prediction import Part, due_of
 from ganglion.serving.gateway.replica_link import ReplicaLink
-from ganglion.serving.gateway.second_tries import VERDICT_PATIENCE, SecondTries
+from ganglion.serving.gateway.second_tries import MOST_DEATHS, VERDICT_PATIENCE, SecondTries
 from ganglion.serving.hanging import Hanging
 from ganglion.serving.load import Load
 from ganglion.serving.payload import Payload
@@ -298,7 +298,8 @@ class Pool:
             link.stalled = True
             for part in link.begun_parts:
                 part.suspect = True
-            parts = [part for part in link.parts if not part.settled]
+                part.stalls += 1
+            parts = [part for part in link.parts if not part.settled and part.stalls < MOST_DEATHS]
             _log.warning("replica_stalled", replica=link.route.id, seconds=round(now - link.began, 3), parts=len(parts))
             self._measured.retried(len(parts))
             self._put_back(parts, link)

@@ -161,11 +161,13 @@ class Part:
         lone_deaths: ids of those among them that held nothing else.
         suspect: whether a replica died with it or did not answer in time, so that it must not take other requests along
             the next time.
-        took: seconds in which a replica answered it, once it is suspect.
+        stalls: replicas that were held to have stopped while they held it.
+        condemned: whether it is kept as one that ends replicas.
     """
 
     __slots__ = (
         "answered",
+        "condemned",
         "cut",
         "deadline",
         "deaths",
@@ -173,8 +175,8 @@ class Part:
         "payload",
         "prediction",
         "shard",
+        "stalls",
         "suspect",
-        "took",
     )
 
     def __init__(self, prediction: Prediction, payload: Payload, cut: Cut | None = None) -> None:
@@ -187,7 +189,8 @@ class Part:
         self.deaths = 0
         self.lone_deaths: tuple[str, ...] = ()
         self.suspect = False
-        self.took = 0.0
+        self.stalls = 0
+        self.condemned = False
 
     def instance(self, row: int) -> int:
         """The number within the request of one of its instances."""

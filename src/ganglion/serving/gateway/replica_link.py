@@ -98,6 +98,7 @@ class ReplicaLink(asyncio.Protocol):
         self._sent: deque[SentBatch] = deque()
         self._first = first_number()
         self._page = BegunReader(None)
+        self._answered = 0
         self.rows = 0
         self.began = 0.0
         self._connecting = loop.create_task(self._connect())
@@ -120,7 +121,10 @@ class ReplicaLink(asyncio.Protocol):
     @property
     def begun(self) -> Begun | None:
         """What the replica is at, also for other gateways; `None` where that cannot be seen."""
-        return self._page.read()
+        begun = self._page.read()
+        if begun is not None and begun.number == self._answered:
+            return Begun(0, begun.since)  # it has had no time to say so
+        return begun
 
     @property
     def begun_parts(self) -> list[Part]:
@@ -207,6 +211,7 @@ class ReplicaLink(asyncio.Protocol):
         except ControlError as error:
             _log.error("replica_broken", replica=self.route.id, error=str(error))
             assert self._transport is not None
+            self._page = BegunReader(None)  # whatever it is at now, the first one is at fault
             self._transport.abort()
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -230,13 +235,10 @@ class ReplicaLink(asyncio.Protocol):
         fits = called or all(values.shape[:1] == (rows,) for values in outputs.values())
         if not fits or not (outputs or answer.failures):
             raise ControlError(f"An answer to {rows} instances with another number of predictions.")
-        self._sent.popleft()
+        self._answered = self._sent.popleft().number
         self.rows -= rows
         self.stalled = False
         now = monotonic()
-        if parts[0].suspect:  # then all are
-            for part in parts:
-                part.took = now - self.began
         if not called:
             self._owner.link_answered(self, rows, now - self.began)
         self.began = now

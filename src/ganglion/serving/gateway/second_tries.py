@@ -86,7 +86,7 @@ class SecondTries:
 
     def _again(self, part: Part, model: ModelRoute, now: float, until: float, elsewhere: bool) -> bool:
         """Whether to try a part again; until a moment it may be held, then it is answered."""
-        if part.answered:
+        if part.answered or part.condemned:
             return False
         ends = [self._ends.get(replica) for replica in part.lone_deaths]
         blamed = [end for end in ends if end is None or not end.outside]
@@ -123,6 +123,7 @@ class SecondTries:
         return False
 
     def _condemn(self, part: Part, model: ModelRoute, reason: str) -> None:
+        part.condemned = True
         part.prediction.fail(RequestError(500, reason))
         if not model.quarantine:
             return
