@@ -109,24 +109,39 @@ def test_requests_of_our_client_survive_gateways_that_are_killed(served: RealSer
     np.testing.assert_allclose(answers, np.repeat(WANTED[None], len(answers), axis=0), atol=1e-6)
 
 
+def held(served: RealServer) -> dict[str, int]:
+    """Connections of each gateway, as it last said; the one that asks may be among them."""
+    page = httpx.get(f"{served.url}/metrics").text
+    return {name: int(count) for name, count in re.findall(r'ganglion_connections\{gateway="(\d)"\} (\d+)', page)}
+
+
 def test_a_killed_gateway_costs_its_own_connections_and_no_others(served: RealServer) -> None:
-    connections = [http.client.HTTPConnection("127.0.0.1", served.port, timeout=PATIENCE) for _ in range(32)]
-    lost: list[int] = []
+    connections: list[http.client.HTTPConnection] = []
+    lost: list[http.client.HTTPConnection] = []
 
-    def ask(number: int) -> int:
-        connections[number].request("POST", "/v1/models/m:predict", BODY)
-        return json.loads(connections[number].getresponse().read())["predictions"] is not None
+    def ask(connection: http.client.HTTPConnection) -> bool:
+        connection.request("POST", "/v1/models/m:predict", BODY)
+        return json.loads(connection.getresponse().read())["predictions"] is not None
 
-    assert all(ask(number) for number in range(32))
-    kill_gateway(served, 0)
-    for number in range(32):
-        try:
-            assert ask(number)
-        except (ConnectionError, http.client.HTTPException):
-            lost.append(number)
-    for connection in connections:
-        connection.close()
-    assert 8 <= len(lost) <= 24, "about half of the connections were its"
+    try:
+        while not connections or min(held(served).values()) < 8:  # a busy machine may be slow to spread them
+            assert len(connections) < 320, "one gateway takes next to none"
+            more = [http.client.HTTPConnection("127.0.0.1", served.port, timeout=PATIENCE) for _ in range(32)]
+            connections += more
+            assert all(map(ask, more))
+            count = len(connections)
+            wait_for(lambda count=count: 0 <= sum(held(served).values()) - count <= 2)
+        its_own = held(served)["0"]
+        kill_gateway(served, 0)
+        for connection in connections:
+            try:
+                assert ask(connection)
+            except (ConnectionError, http.client.HTTPException):
+                lost.append(connection)
+    finally:
+        for connection in connections:
+            connection.close()
+    assert its_own - 2 <= len(lost) <= its_own, "those that asked how many there are are gone"
 
 
 def test_who_connects_while_no_gateway_is_there_is_answered_by_the_next(served: RealServer) -> None:
