@@ -65,7 +65,7 @@ odd = Signature(inputs=(TensorSpec("pixels", "float32", (-1, 3)),), outputs=cont
 served = {"x": np.ones((1, 3), np.float32)}
 found = {
     "problems": contract.problems(good),
-    "text problems": text_contract.problems(package("text", "shout", text_contract.SIGNATURE)),
+    "text problems": contract.problems(package("text", "shout", text_contract.SIGNATURE), text_contract.CHECKS),
     "unsigned": refusal(package("bad", "unsigned", contract.SIGNATURE)),
     "odd": refusal(package("odd", "saved_model", odd)),
     "same": bool(

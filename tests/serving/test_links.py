@@ -98,13 +98,14 @@ Scenario = Callable[[ReplicaLink, Owner], Coroutine[Any, Any, None]]
 Play = Callable[[Scenario], None]
 
 
-@pytest.fixture
-def play(replica: ScriptedReplica, package: str) -> Play:
-    """Plays a scenario on the loop, with a link that is connected."""
+def player(replica: ScriptedReplica, package: str, *, loaded: bool = False) -> Play:
+    """Plays scenarios on a loop, with a link that is connected; if wanted, not before the gateway has the model too."""
 
     async def run(scenario: Scenario) -> None:
         owner = Owner()
         link = LinkOpener(asyncio.get_running_loop(), owner).open(replica.route, package)
+        if loaded:
+            await link._model.loading  # type: ignore[attr-defined]  # it is a fused one
         await owner.until(1)
         assert owner.told == ["free"]
         assert link.connected
@@ -115,6 +116,12 @@ def play(replica: ScriptedReplica, package: str) -> Play:
             await leave(link, owner)
 
     return lambda scenario: uvloop.run(run(scenario))
+
+
+@pytest.fixture
+def play(replica: ScriptedReplica, package: str) -> Play:
+    """With a plain link, and with one that holds the model as well."""
+    return player(replica, package)
 
 
 def test_a_batch_is_answered_and_every_request_gets_its_own(play: Play, replica: ScriptedReplica) -> None:
@@ -240,18 +247,7 @@ def fused(replica: ScriptedReplica, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("ganglion.serving.gateway.fused_link.SHORT", PATIENCE)  # a core may be taken away meanwhile
     write_sum(tmp_path / "sum")
 
-    async def run(scenario: Scenario) -> None:
-        owner = Owner()
-        link = LinkOpener(asyncio.get_running_loop(), owner).open(replica.route, str(tmp_path / "sum"))
-        await link._model.loading  # type: ignore[attr-defined]  # it is a fused one
-        await owner.until(1)
-        owner.told.clear()
-        try:
-            await scenario(link, owner)
-        finally:
-            await leave(link, owner)
-
-    return lambda scenario: uvloop.run(run(scenario))
+    return player(replica, str(tmp_path / "sum"), loaded=True)
 
 
 def test_more_than_a_gateway_answers_at_once_is_answered_batch_after_batch(fused: Play) -> None:

@@ -5,7 +5,6 @@ Like `runtime_contract` it is also used by a program of an environment of its ow
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -60,15 +59,3 @@ CHECKS: dict[str, Callable[[Path], None]] = {
     check.__name__: check
     for check in (gives_text_and_numbers, gives_arrays_of_str, takes_batches_of_any_size, leaves_its_inputs_alone)
 }
-
-
-def problems(folder: Path) -> dict[str, str]:
-    """What is wrong, by check; empty where nothing is."""
-    found = {}
-    for name, check in CHECKS.items():
-        try:
-            check(folder)
-            found[name] = ""
-        except Exception:  # noqa: BLE001  whatever it is, it is what was found
-            found[name] = traceback.format_exc()
-    return found
